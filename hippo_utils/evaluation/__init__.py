@@ -1,0 +1,1 @@
+"""Scoring, prompting and calibration: what the stored predictions say."""

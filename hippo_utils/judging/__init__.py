@@ -1,0 +1,1 @@
+"""Who judges answers, and the pairs that come of it."""

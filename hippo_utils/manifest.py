@@ -1,0 +1,380 @@
+"""What a stage was made of: the chain from a table cell back to the data, and the only truth about "done".
+
+A notebook opens its stage first and finishes it last:
+    stage = manifest.begin("02_pretraining", settings)
+    ...                                              # reads stage.input(...), writes into stage.folder
+    stage.finish()                                   # writes manifest.json: no manifest, not done
+A stage is up to date when its key is unchanged: its parameters, its notebook's code cells, the modules of hippo_utils that
+they reach, the versions of the libraries those import, and the outputs of the stages before. Prose is not in the key, and
+neither is the drawing of figures, which are redrawn from their CSV files without running a notebook.
+"""
+
+import ast
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import cache
+from pathlib import Path
+
+from hippo_utils import paths
+from hippo_utils.params import Params
+
+# What each stage reads of the stages before, and which sections of the parameters its notebook uses.
+NEEDS: dict[str, tuple[str, ...]] = {
+    "01_corpus": (),
+    "02_pretraining": ("01_corpus",),
+    "03_instruction": ("01_corpus", "02_pretraining"),
+    "04_preference": ("01_corpus", "02_pretraining", "03_instruction"),
+    "05_evaluation": ("01_corpus", "02_pretraining", "03_instruction", "04_preference"),
+    "06_ablations": ("01_corpus", "05_evaluation"),
+    "07_calibration": ("01_corpus", "05_evaluation"),
+}
+STAGES = tuple(NEEDS)
+COMMON = ("paper", "scale", "seed", "threads")
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "01_corpus": (*COMMON, "corpus"),
+    "02_pretraining": (*COMMON, "corpus", "pretraining"),  # the corpus section opens the mini world again
+    "03_instruction": (*COMMON, "instruction"),
+    "04_preference": (*COMMON, "corpus", "preference"),
+    "05_evaluation": ("run", *COMMON, "corpus", "evaluation"),  # records from here on name the run
+    "06_ablations": ("run", *COMMON, "ablations"),
+    "07_calibration": ("run", *COMMON, "calibration"),
+}
+
+DRAWING = ("hippo_utils.reporting.figures", "hippo_utils.reporting.captions")  # redrawn, never a reason to compute again
+KEPT = ("log.txt", "parameters.json", ".lock")  # the runner's own files in a stage folder, beside the executed notebook
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "lm_eval": "lm-eval", "yaml": "PyYAML"}  # where the import has another name
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class StageError(RuntimeError):
+    """A stage cannot start or finish; the message says why and what to do."""
+
+
+# --- the key of a stage --------------------------------------------------------------------------------------------
+
+def _sha(data: bytes | str) -> str:
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def code_cells(notebook: Path) -> list[str]:
+    """The sources of a notebook's code cells, in order."""
+    try:
+        content = json.loads(notebook.read_text(encoding="utf-8"))
+        return ["".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code"]
+    except FileNotFoundError:
+        raise StageError(f"{paths.shown(notebook)} does not exist; restore it from the repository") from None
+    except (ValueError, KeyError, TypeError):
+        raise StageError(f"{paths.shown(notebook)} is not a notebook; restore it from the repository") from None
+
+
+def _imports(source: str) -> set[str]:
+    """Names of the modules a piece of Python imports, at any depth (imports inside functions count)."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@cache
+def _module(name: str) -> tuple[Path, str] | None:
+    """File and source of one of our own modules, None when `name` is something else."""
+    stem = paths.ROOT / Path(*name.split("."))
+    for file in (stem.with_suffix(".py"), stem / "__init__.py"):
+        if file.is_file():
+            return file, file.read_text(encoding="utf-8")
+    return None
+
+
+@cache
+def _reached(notebook: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Our modules that a notebook's code reaches, drawing left out, and the foreign packages that it and they import."""
+    ours, foreign = set(), set()
+    waiting = set().union(*(_imports(_plain(cell)) for cell in code_cells(notebook)))
+    while waiting:
+        name = waiting.pop()
+        if not name.startswith("hippo_utils"):
+            foreign.add(name.split(".")[0])
+        elif name not in ours and name not in DRAWING and _module(name):
+            ours.add(name)
+            waiting |= _imports(_module(name)[1]) | {name.rpartition(".")[0]} - {""}
+    return tuple(sorted(ours)), tuple(sorted(foreign))
+
+
+def _plain(cell: str) -> str:
+    """A cell without the lines that only IPython understands."""
+    return "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in cell.splitlines())
+
+
+def _data_files(module: str) -> list[Path]:
+    """Tables and templates (CSV, YAML) in a package's folder, which belong to its source; those of packages inside it are theirs."""
+    file = _module(module)[0]
+    if file.name != "__init__.py":
+        return []
+    inner = {f.parent for f in file.parent.rglob("__init__.py")} - {file.parent}
+    return sorted(f for f in file.parent.rglob("*") if f.suffix in {".csv", ".yaml"} and not inner & set(f.parents))
+
+
+@cache
+def _package_hash(notebook: Path) -> str:
+    parts = []
+    for name in _reached(notebook)[0]:
+        parts.append(f"{name} {_sha(_module(name)[1])}")
+        parts += [f"{file.relative_to(paths.ROOT)} {file_hash(file)}" for file in _data_files(name)]
+    return _sha("\n".join(parts))
+
+
+def drawing_hash() -> str:
+    """Identifies the code that draws figures and the libraries it draws with."""
+    versions = [importlib.metadata.version(name) for name in ("matplotlib", "seaborn")]
+    return _sha("".join([*(_module(name)[1] for name in DRAWING), *versions]))
+
+
+@cache
+def _versions(notebook: Path) -> tuple[tuple[str, str], ...]:
+    found = {"python": platform.python_version()}
+    for name in _reached(notebook)[1]:
+        try:
+            found[name] = importlib.metadata.version(DISTRIBUTIONS.get(name, name))
+        except importlib.metadata.PackageNotFoundError:  # the standard library
+            pass
+    return tuple(sorted(found.items()))
+
+
+def plan(settings: Params, stage: str) -> dict[str, str]:
+    """The part of a stage's key that is known before anything ran: parameters, code, package, versions."""
+    notebook = paths.notebook(stage)
+    used = settings.model_dump(include=set(SECTIONS[stage]))
+    return {
+        "parameters": _sha(json.dumps(used, sort_keys=True)),
+        "notebook": _sha("\0".join(code_cells(notebook))),
+        "package": _package_hash(notebook),
+        "versions": _sha(json.dumps(_versions(notebook))),
+    }
+
+
+def plan_key(settings: Params, stage: str) -> str:
+    """One hash over the plans of a stage and of all stages before it: equal keys make equal results."""
+    return _sha(json.dumps([plan(settings, stage), *(plan_key(settings, needed) for needed in NEEDS[stage])], sort_keys=True))
+
+
+def key(settings: Params, stage: str) -> dict[str, str]:
+    """The whole key of a stage: its plan and the output hashes of the stages before ('' where one is not done)."""
+    return plan(settings, stage) | {f"outputs of {needed}": outputs_hash(settings.run, needed) for needed in NEEDS[stage]}
+
+
+# --- reading manifests ---------------------------------------------------------------------------------------------
+
+def read(run: str, stage: str) -> dict | None:
+    """The manifest of a finished stage; None when there is none or it cannot be read (then the stage is not done)."""
+    try:
+        content = json.loads(paths.manifest(run, stage).read_text(encoding="utf-8"))
+        return content if content["stage"] == stage and isinstance(content["outputs"], dict) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def outputs_hash(run: str, stage: str) -> str:
+    """One hash over what a stage hands on (its files below outputs/, not its tables and figures)."""
+    made = read(run, stage)
+    return _sha(json.dumps({name: entry["sha256"] for name, entry in made["outputs"].items()}, sort_keys=True)) if made else ""
+
+
+def _changed(folder: Path, entries: dict[str, dict]) -> list[str]:
+    """Files that are gone or hold something else than the manifest says. Contents are read only where size or time differ."""
+    wrong = []
+    for name, entry in entries.items():
+        file = folder / name
+        if not file.is_file() or file.stat().st_size != entry["size"]:
+            wrong.append(name)
+        elif file.stat().st_mtime_ns != entry["time"] and file_hash(file) != entry["sha256"]:
+            wrong.append(name)
+    return wrong
+
+
+def reasons(settings: Params, stage: str) -> list[str]:
+    """Why a stage is not up to date, in words; an empty list means that it is."""
+    made = read(settings.run, stage)
+    if made is None:
+        return ["not done yet"]
+    now, then = key(settings, stage), made["key"]
+    words = {"parameters": "its parameters changed", "notebook": "its notebook's code changed",
+             "package": "the package's code changed", "versions": "library versions changed"}
+    found = [words.get(part, f"the {part} changed") for part in now if now[part] != then.get(part)]
+    folders = ((made["outputs"], paths.stage_folder(settings.run, stage)), (made["figures"], paths.figures(settings.run)))
+    for entries, folder in folders:
+        if changed := _changed(folder, entries):
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            found.append(f"{paths.shown(folder / changed[0])}{more} is missing or was changed")
+    return found
+
+
+# --- a stage at work -----------------------------------------------------------------------------------------------
+
+@dataclass
+class Stage:
+    """One stage of one run while its notebook works. Made by `begin`."""
+    name: str
+    settings: Params
+    folder: Path      # outputs/<run>/<NN_stage>
+    figures: Path     # figures/<run>
+    key: dict[str, str]
+    started: float
+    figure_files: list[str] = field(default_factory=list)
+    notes: dict = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """What a notebook shows first: run, seed, versions, and the stages it builds on."""
+        s, versions = self.settings, dict(_versions(paths.notebook(self.name)))
+        built_on = [f"{needed} ({outputs_hash(s.run, needed)[:10]})" for needed in NEEDS[self.name]]
+        return "\n".join([
+            f"{self.name} of run {s.run} ({s.scale} scale), seed {s.seed}, {s.threads} thread(s)",
+            "versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()),
+            "built on: " + (", ".join(built_on) or "nothing; this is the first stage"),
+            f"makes:    {paths.shown(self.folder)} and {paths.shown(self.figures)}",
+        ])
+
+    def input(self, stage: str, name: str) -> Path:
+        """A file that an earlier stage declared; StageError when it did not or when the file is not what it was."""
+        made = read(self.settings.run, stage)
+        if made is None:
+            raise StageError(f"{self.name} reads {name} of {stage}, which is not done; run notebooks/{stage}.ipynb first")
+        inside = {entry: value for entry, value in made["outputs"].items() if entry == name or entry.startswith(name + "/")}
+        if not inside:
+            raise StageError(f"{stage} made no {name}; it made {', '.join(sorted(made['outputs'])) or 'nothing'}")
+        if changed := _changed(paths.stage_folder(self.settings.run, stage), inside):
+            raise StageError(f"{changed[0]} of {stage} is missing or was changed since it was made; run notebooks/{stage}.ipynb again")
+        return paths.stage_folder(self.settings.run, stage) / name
+
+    def has(self, stage: str, name: str) -> bool:
+        """Whether an earlier stage made this file or folder."""
+        made = read(self.settings.run, stage)
+        return made is not None and any(entry == name or entry.startswith(name + "/") for entry in made["outputs"])
+
+    def figure_path(self, name: str) -> Path:
+        """A place in figures/<run> for a table or figure of this stage; it enters the manifest when the stage finishes."""
+        if name not in self.figure_files:
+            self.figure_files.append(name)
+        self.figures.mkdir(parents=True, exist_ok=True)
+        return self.figures / name
+
+    def finish(self) -> Path:
+        """Hash what the stage made and write its manifest: from here on it is done."""
+        now = key(self.settings, self.name)
+        if now != self.key:
+            changed = ", ".join(part for part in now if now[part] != self.key[part])
+            raise StageError(f"{changed} changed while {self.name} ran; run the notebook again from the top")
+        own = {f"{self.name}.ipynb", "manifest.json", *KEPT}
+        files = [f for f in sorted(self.folder.rglob("*")) if f.is_file() and f.relative_to(self.folder).parts[0] not in own
+                 and ".ipynb_checkpoints" not in f.parts]
+        manifest = {
+            "stage": self.name, "run": self.settings.run, "paper": self.settings.paper, "scale": self.settings.scale,
+            "seed": self.settings.seed, "threads": self.settings.threads,
+            "key": self.key, "drawing": drawing_hash(),
+            "parameters": self.settings.model_dump(include=set(SECTIONS[self.name])),
+            "params_hash": self.settings.hash(),
+            "inputs": {needed: {"manifest_sha256": file_hash(paths.manifest(self.settings.run, needed)),
+                                "outputs_hash": outputs_hash(self.settings.run, needed)} for needed in NEEDS[self.name]},
+            "outputs": {str(f.relative_to(self.folder)): entry(f) for f in files},
+            "figures": {name: entry(self.figures / name) for name in sorted(self.figure_files)},
+            "notes": self.notes,
+            "git": _git(), "versions": dict(_versions(paths.notebook(self.name))),
+            "device": _device(), "platform": f"{platform.system()} {platform.machine()}",
+            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "seconds": round(time.time() - self.started, 1),
+            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform != "darwin" else 2**20),
+        }
+        write_json(manifest, paths.manifest(self.settings.run, self.name))
+        return paths.manifest(self.settings.run, self.name)
+
+
+def entry(file: Path) -> dict:
+    """How a manifest holds a file: what it contains, and the size and time that spare reading it again."""
+    return {"sha256": file_hash(file), "size": file.stat().st_size, "time": file.stat().st_mtime_ns}
+
+
+def write_json(content: dict, path: Path) -> None:
+    """Write JSON whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(path.name + ".part")
+    half.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    half.replace(path)
+
+
+def _git() -> dict:
+    """The commit the code was at, and whether the tree held changes beside it."""
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(paths.ROOT), *words], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+    try:
+        return {"commit": git("rev-parse", "HEAD") or None, "dirty": bool(git("status", "--porcelain"))}
+    except OSError:  # no git on this machine
+        return {"commit": None, "dirty": None}
+
+
+def _device() -> str:
+    """The device that the stage computed on; torch is asked only if the stage used it."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name() if torch and torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
+
+
+def _limit_threads(threads: int) -> None:
+    """Fix the CPU threads of this process, for libraries loaded already and for those still to come."""
+    os.environ.update({variable: str(threads) for variable in THREAD_VARIABLES})
+    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+    from threadpoolctl import threadpool_limits
+    threadpool_limits(threads)
+
+
+def begin(stage: str, settings: Params) -> Stage:
+    """Open a stage: check that the stages before are done, take down its old manifest, empty its folder, fix the threads."""
+    for needed in NEEDS[stage]:
+        if read(settings.run, needed) is None:
+            raise StageError(f"{stage} needs {needed} of run {settings.run}, which is not done; run notebooks/{needed}.ipynb first")
+    folder, before = paths.stage_folder(settings.run, stage), read(settings.run, stage)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths.manifest(settings.run, stage).unlink(missing_ok=True)
+    for name in before["figures"] if before else ():
+        (paths.figures(settings.run) / name).unlink(missing_ok=True)
+    for entry in folder.iterdir():
+        if entry.name not in (f"{stage}.ipynb", *KEPT):
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    _limit_threads(settings.threads)
+    warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm asks for a widget that nobody needs
+    return Stage(stage, settings, folder, paths.figures(settings.run), key(settings, stage), time.time())
+
+
+def adopt(settings: Params, stage: str, from_run: str) -> None:
+    """Share a stage that another run made from an equal key: link its files here and write the manifest last."""
+    made = read(from_run, stage)
+    folder, source = paths.stage_folder(settings.run, stage), paths.stage_folder(from_run, stage)
+    paths.manifest(settings.run, stage).unlink(missing_ok=True)
+    names = [*made["outputs"], f"{stage}.ipynb", "log.txt"]
+    pairs = [(source / name, folder / name) for name in names if (source / name).is_file()]
+    pairs += [(paths.figures(from_run) / name, paths.figures(settings.run) / name) for name in made["figures"]]
+    for original, copy in pairs:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.unlink(missing_ok=True)
+        shutil.copy2(original, copy)
+    write_json(made | {"run": settings.run, "shared_from": from_run, "params_hash": settings.hash()}, paths.manifest(settings.run, stage))

@@ -1,0 +1,349 @@
+"""One YAML file is one run. This module reads it, follows `extends`, checks every value and says in one line what is wrong.
+
+Three routes lead here and mean the same: run_all.sh PARAMS, papermill -f PARAMS, and a notebook stepped through by hand.
+    settings = params.load("params/mini_llama.yaml")        # the runner
+    settings = params.from_cell(globals())                  # a notebook, below its parameters cell
+"""
+
+import difflib
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from hippo_utils import paths
+
+DEFAULT_RUN = "mini_llama"
+RUN_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+StageName = Literal["base", "CP", "SFT", "CP+SFT", "CP+SFT+DPO"]
+BenchmarkName = Literal["medmcqa", "medqa", "pubmedqa", "usmle_step1", "usmle_step2", "usmle_step3"]
+
+
+class ParamsError(ValueError):
+    """A user's mistake in a parameter file, as one sentence."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Corpus(Section):
+    """01: which texts, how many rows of each (null = all there are), and how they are cleaned and audited."""
+    world: Literal["medicine"] | None = Field(description="the embedded mini world; null for real data")
+    entities: Annotated[int, Field(ge=12)] | None = Field(None, description="use a part of the mini world only")
+    data_root: str | None = Field(None, description="folder that mirrors hub data sets by their id; null = the hub")
+    documents: dict[str, Count | None] = Field(description="texts for continued pre-training, by source")
+    general: Count | None = Field(None, description="rows of general text, when the run trains its own base")
+    instructions: dict[str, Count | None]
+    candidates: dict[str, Count | None]
+    benchmarks: list[BenchmarkName]
+    dirt: Share = Field(0.0, description="share of mini documents that get dirt for the cleaning step to find")
+    minimum_words: Count
+    near_duplicate: Share = Field(description="Jaccard similarity of character 5-grams from which two texts count as one")
+    contamination_ngram: Count = Field(description="words in a row that a training text may not share with a benchmark question")
+    held_out_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(description="documents kept aside for perplexity")
+    vocabulary: Annotated[int, Field(ge=300)] | None = Field(None, description="entries of a tokenizer trained here; null when the base brings one")
+
+
+class Lora(Section):
+    rank: Count
+    alpha: Count
+    dropout: Share = 0.0
+    targets: Literal["all-linear"] | list[str]
+
+
+class Training(Section):
+    """One training step of the method. Effective batch = batch x accumulation sequences."""
+    epochs: Positive
+    learning_rate: Positive
+    schedule: Literal["cosine", "linear", "constant", "warmup_stable_decay"]
+    warmup: Share = Field(description="share of the steps during which the learning rate rises")
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    batch: Count
+    accumulation: Count = 1
+    max_length: Count = Field(description="tokens per sequence")
+    precision: Literal["auto", "float32", "bfloat16", "float16"]
+    lora: Lora | None = Field(None, description="null trains all weights")
+
+
+class Architecture(Section):
+    """A model trained from scratch."""
+    family: Literal["llama", "mistral"]
+    layers: Count
+    width: Count
+    feed_forward: Count
+    heads: Count
+    key_value_heads: Count
+    context: Count
+    sliding_window: Count | None = None
+
+    @model_validator(mode="after")
+    def _shapes_fit(self):
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
+        if self.heads % self.key_value_heads:
+            raise ValueError(f"heads {self.heads} must be a multiple of key_value_heads {self.key_value_heads}")
+        if self.sliding_window and self.family == "llama":
+            raise ValueError("sliding_window belongs to family mistral; leave it out for llama")
+        return self
+
+
+class Pretraining(Section):
+    """02: the base (loaded by name, or trained from scratch) and continued pre-training."""
+    base: str | None = Field(None, description="hub id or local folder; null when `architecture` is trained from scratch")
+    revision: str | None = None
+    architecture: Architecture | None = None
+    scratch: Training | None = Field(None, description="how the base is trained from scratch")
+    cp: Training
+
+    @model_validator(mode="after")
+    def _one_base(self):
+        if (self.base is None) == (self.architecture is None):
+            raise ValueError("give either base (a hub id or folder) or architecture (a model to train from scratch), not both and not neither")
+        if (self.architecture is None) != (self.scratch is None):
+            raise ValueError("architecture and scratch belong together: the model to train and how to train it")
+        if self.architecture and max(self.cp.max_length, self.scratch.max_length) > self.architecture.context:
+            raise ValueError(f"max_length is larger than the architecture's context of {self.architecture.context} tokens")
+        return self
+
+
+class Instruction(Section):
+    """03: the mixture of instruction sources (weight 1 = each row once an epoch) and supervised fine-tuning."""
+    mixture: dict[str, Positive]
+    sft: Training
+
+
+class Dpo(Training):
+    beta: Positive
+    loss: Literal["sigmoid", "ipo", "hinge", "robust"]
+
+
+class Preference(Section):
+    """04: who judges, and direct preference optimisation."""
+    judge: Literal["rubric"]
+    dpo: Dpo
+
+
+class Evaluation(Section):
+    """05: every stage, every benchmark, every protocol; all scoring happens here."""
+    stages: list[StageName]
+    benchmarks: list[BenchmarkName]
+    shots: list[Annotated[int, Field(ge=0, le=32)]]
+    step_by_step: list[StageName] = Field(description="stages also scored zero-shot behind the step-by-step instruction")
+    rationale: list[StageName] = Field(default=[], description="stages that also write a rationale before they answer two-step items")
+    rationale_tokens: Count = 64
+    limit: Count | None = Field(None, description="test items per benchmark; null = all")
+    batch_tokens: Count = Field(description="tokens per forward pass")
+
+
+class Ablations(Section):
+    """06: the paper's rows on identical items."""
+    shots: Annotated[int, Field(ge=0)]
+    resamples: Annotated[int, Field(ge=100)]
+
+
+class Calibration(Section):
+    """07: confidence of the stored predictions."""
+    shots: Annotated[int, Field(ge=0)]
+    bins: Annotated[int, Field(ge=2)]
+    resamples: Annotated[int, Field(ge=100)]
+
+
+class Params(Section):
+    run: str
+    paper: Literal["hippocrates", "hypnos"]
+    scale: Literal["mini", "paper"] = Field(description="mini results are marked on every figure and never set against the paper's")
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    threads: Count = Field(description="CPU threads per process; part of the parameters because it can change last digits")
+    corpus: Corpus
+    pretraining: Pretraining
+    instruction: Instruction
+    preference: Preference
+    evaluation: Evaluation
+    ablations: Ablations
+    calibration: Calibration
+
+    @field_validator("run")
+    @classmethod
+    def _plain_name(cls, run: str) -> str:
+        if not RUN_NAME.fullmatch(run):
+            raise ValueError("expected a plain name of small letters, digits, - and _ (it becomes a folder)")
+        return run
+
+    @model_validator(mode="after")
+    def _sections_fit(self):
+        def need(condition: bool, sentence: str):
+            if not condition:
+                raise ValueError(sentence)
+
+        e, c = self.evaluation, self.corpus
+        unknown = sorted(set(e.benchmarks) - set(c.benchmarks))
+        need(not unknown, f"evaluation.benchmarks asks for {unknown}, which corpus.benchmarks does not build")
+        unknown = sorted(set(self.instruction.mixture) - set(c.instructions))
+        need(not unknown, f"instruction.mixture names {unknown}, which corpus.instructions does not build")
+        need(set(e.step_by_step) <= set(e.stages), "evaluation.step_by_step names a stage that evaluation.stages leaves out")
+        need(set(e.rationale) <= set(e.stages), "evaluation.rationale names a stage that evaluation.stages leaves out")
+        need(self.ablations.shots in e.shots, f"ablations.shots is {self.ablations.shots}, which is not among evaluation.shots {e.shots}")
+        need(self.calibration.shots in e.shots, f"calibration.shots is {self.calibration.shots}, which is not among evaluation.shots {e.shots}")
+        scratch = self.pretraining.architecture is not None
+        need(scratch == (c.vocabulary is not None), "corpus.vocabulary and pretraining.architecture belong together: a base trained here needs a tokenizer trained here")
+        need(scratch == (c.general is not None), "corpus.general and pretraining.architecture belong together: a base trained here needs general text")
+        return self
+
+    def hash(self) -> str:
+        """sha256 over every value; equal for the three routes."""
+        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
+
+    def seed_for(self, name: str) -> int:
+        """A seed for one named use, derived from the run's seed alone and independent of the order of uses."""
+        return derive_seed(self.seed, name)
+
+
+def derive_seed(seed: int, name: str) -> int:
+    """A 31-bit seed that depends on `seed` and `name` only."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4], "big") >> 1
+
+
+# --- reading files -----------------------------------------------------------------------------------------------
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice (YAML itself would keep the last one without a word)."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.YAMLError(f"the key {key!r} in line {key_node.start_mark.line + 1} is not a word")
+            if key in seen:
+                raise yaml.YAMLError(f"the key {key!r} appears twice (line {key_node.start_mark.line + 1})")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in one YAML file; ParamsError when there is no file, no YAML or no mapping in it."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.stem, [f.stem for f in paths.params_files()], 1, 0.4)
+        hint = f"; did you mean params/{near[0]}.yaml?" if near else f"; there are {', '.join(f.stem for f in paths.params_files())}"
+        raise ParamsError(f"{paths.shown(path)}: no such file{hint}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ParamsError(f"{paths.shown(path)}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise ParamsError(f"{paths.shown(path)}: cannot be read: {error.strerror}") from None
+    if not isinstance(content, dict):
+        raise ParamsError(f"{paths.shown(path)}: expected `key: value` lines, found {type(content).__name__}")
+    return content
+
+
+def merge(below: dict, above: dict) -> dict:
+    """Deep merge: mappings are merged key by key, everything else (lists, null) is replaced."""
+    merged = dict(below)
+    for key, value in above.items():
+        merged[key] = merge(below[key], value) if isinstance(value, dict) and isinstance(below.get(key), dict) else value
+    return merged
+
+
+def _extended(content: dict, origin: str, seen: tuple[str, ...] = ()) -> dict:
+    """`content` merged over the chain of files that it extends."""
+    content = dict(content)
+    parent = content.pop("extends", None)
+    if not parent:
+        return content
+    if not isinstance(parent, str) or not RUN_NAME.fullmatch(parent):
+        raise ParamsError(f"{origin}: extends: expected the name of a file in params/ without its ending, got {parent!r}")
+    if parent in seen:
+        raise ParamsError(f"{origin}: extends: {' -> '.join(seen + (parent,))} goes round in a circle")
+    file = paths.PARAMS / f"{parent}.yaml"
+    below = _extended(read_yaml(file), paths.shown(file), seen + (parent,))
+    return merge(below, content)
+
+
+def _sentence(error: dict, origin: str) -> str:
+    """One pydantic error as one line: where, what was expected, the nearest valid name."""
+    place = [str(part) for part in error["loc"] if not str(part).startswith(("list[", "literal[", "function-", "constrained-"))]
+    where = ".".join(place) or "the file as a whole"
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(place[:-1])
+        near = difflib.get_close_matches(place[-1], known, 1, 0.5)
+        said = f"unknown key; did you mean {near[0]}?" if near else f"unknown key; known here: {', '.join(known)}"
+    elif error["type"] == "missing":
+        said = "missing; every run must set it"
+    elif error["type"] == "value_error":
+        said = str(error["ctx"]["error"])
+    else:
+        said = f"{error['msg'][0].lower()}{error['msg'][1:]}, got {_short(error['input'])}"
+    return f"{origin}: {where}: {said}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _known_keys(place: list[str]) -> list[str]:
+    model: Any = Params
+    for part in place:
+        annotation = model.model_fields[part].annotation
+        inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type) and issubclass(a, BaseModel)]
+        if not inner:
+            return []
+        model = inner[0]
+    return list(model.model_fields)
+
+
+def resolve(content: dict, origin: str = "parameters") -> Params:
+    """Merge `extends`, check everything; ParamsError says in one line what is wrong and where."""
+    try:
+        return Params.model_validate(_extended(content, origin))
+    except ValidationError as error:
+        raise ParamsError(_sentence(error.errors()[0], origin)) from None
+
+
+def load(file: str | Path, settings: list[str] = ()) -> Params:
+    """Parameters of one file (a path, or the name of a file in params/), with `section.key=value` settings on top."""
+    path = Path(file)
+    if path.suffix != ".yaml":
+        path = paths.PARAMS / f"{file}.yaml" if RUN_NAME.fullmatch(str(file)) else path
+    content = read_yaml(path)
+    content = _extended(content, paths.shown(path))
+    for setting in settings:
+        content = merge(content, _setting(setting))
+    return resolve(content, paths.shown(path) + ("" if not settings else " with --set"))
+
+
+def _setting(setting: str) -> dict:
+    """`a.b=1` as {"a": {"b": 1}}."""
+    key, equals, value = setting.partition("=")
+    if not equals or not all(re.fullmatch(r"\w+", part) for part in key.split(".")):
+        raise ParamsError(f"--set {setting}: expected section.key=value")
+    try:
+        value = yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ParamsError(f"--set {setting}: the value is not readable as YAML: {' '.join(str(error).split())}") from None
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def from_cell(namespace: dict[str, Any]) -> Params:
+    """Parameters of a notebook: what its parameters cell holds, with every empty value left to the params file.
+
+    Papermill fills the cell from a file (-f) or from the runner; by hand it is empty, which means the run mini_llama, or
+    names a run, which means the file of that name in params/.
+    """
+    names = ["extends", *Params.model_fields]
+    content = {name: namespace[name] for name in names if namespace.get(name) not in (None, "", {})}
+    if "extends" not in content and not content.keys() >= Params.model_fields.keys():
+        content["extends"] = content.get("run", DEFAULT_RUN)
+    return resolve(content)

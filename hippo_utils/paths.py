@@ -1,0 +1,60 @@
+"""Every place the project reads from or writes to, resolved from this file and never from the working directory."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+PARAMS = ROOT / "params"
+REFERENCE = ROOT / "figures" / "reference"  # committed results of the reference machine
+
+
+def home() -> Path:
+    """The folder that receives outputs/ and figures/: the project, or $HIPPO_HOME (a scratch disk, a mounted drive)."""
+    return Path(os.environ.get("HIPPO_HOME") or ROOT).resolve()
+
+
+def outputs(run: str) -> Path:
+    """outputs/<run>: everything a run makes except its tables and figures."""
+    return home() / "outputs" / run
+
+
+def stage_folder(run: str, stage: str) -> Path:
+    """outputs/<run>/<NN_stage>: records, models and the manifest of one stage."""
+    return outputs(run) / stage
+
+
+def manifest(run: str, stage: str) -> Path:
+    """The file whose presence says that the stage is done."""
+    return stage_folder(run, stage) / "manifest.json"
+
+
+def executed_notebook(run: str, stage: str) -> Path:
+    """The notebook as a headless run executed it, outputs included."""
+    return stage_folder(run, stage) / f"{stage}.ipynb"
+
+
+def log(run: str, stage: str) -> Path:
+    """What the notebook printed while it ran headless."""
+    return stage_folder(run, stage) / "log.txt"
+
+
+def figures(run: str) -> Path:
+    """figures/<run>: every table and figure of a run."""
+    return home() / "figures" / run
+
+
+def notebook(stage: str) -> Path:
+    """The notebook of a stage, as committed."""
+    return NOTEBOOKS / f"{stage}.ipynb"
+
+
+def params_files() -> list[Path]:
+    """All parameter files of the project, in alphabetical order."""
+    return sorted(PARAMS.glob("*.yaml"))
+
+
+def shown(path: Path) -> str:
+    """A path as people want to read it: relative to the working directory when it lies below it."""
+    path = Path(path)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

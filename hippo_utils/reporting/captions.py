@@ -1,0 +1,16 @@
+"""The title of every figure, in one place. Editing one redraws figures and runs nothing."""
+
+TITLES = {
+    "corpus": "What the models read: tokens per source",
+    "pretraining": "Training the base and continued pre-training (CP)",
+    "instruction": "Instruction tuning (SFT) from the base and from CP",
+    "preference": "Preference optimisation (DPO)",
+    "timeline": "MedQA, five-shot, over time (published values; paper, figure 1)",
+    "stages": "What each stage adds, zero-shot",
+    "prompting": "The same model, prompted differently",
+    "uncertainty": "Probability given to the prediction (the form of the paper's figure 3)",
+    "reliability": "How often the model is right when it says so",
+    "risk_coverage": "Errors left when the model abstains on what it is least sure of",
+}
+MINI_MARK = "mini run · synthetic exams · not comparable with the paper · not for clinical use"
+PAPER_MARK = "not for clinical use"

@@ -1,0 +1,351 @@
+"""Runs the notebooks of one or several params files in order, and only those that are not up to date.
+
+    ./run_all.sh                                    the mini runs
+    ./run_all.sh params/mini_llama.yaml --list      what is up to date, and why not
+    ./run_all.sh mini_llama --set preference.dpo.beta=0.2 --from 04
+
+doit orders the stages and runs independent ones side by side. It keeps no state of its own: the manifests say what is done.
+"""
+
+import argparse
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from hippo_utils import manifest, paths
+from hippo_utils.params import Params, ParamsError, load
+
+DEFAULT_RUNS = ("mini_llama", "mini_mistral")
+PURPOSE = {
+    "01_corpus": "texts, tokenizer, exams; cleaning and contamination audit",
+    "02_pretraining": "the base model and continued pre-training (CP)",
+    "03_instruction": "instruction tuning (SFT) from the base and from CP",
+    "04_preference": "judging answers, preference optimisation (DPO)",
+    "05_evaluation": "every stage on every benchmark, predictions stored",
+    "06_ablations": "what each stage and each prompt adds",
+    "07_calibration": "confidence, calibration, the uncertainty figure",
+}
+FAILURE = "HIPPO-FAILURE "  # how the executing process hands its last words to the runner
+
+
+# --- one notebook, in a process of its own -------------------------------------------------------------------------
+
+def execute(stage: str, run: str) -> int:
+    """Execute one notebook with papermill (called by the runner in a child process); its parameters lie in parameters.json."""
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # else a stale kernel in the user's home can win
+    parameters = json.loads((paths.stage_folder(run, stage) / "parameters.json").read_text(encoding="utf-8"))
+    notebook = paths.executed_notebook(run, stage)
+    try:
+        papermill.execute_notebook(
+            str(paths.notebook(stage)), str(notebook), parameters=parameters, kernel_name="python3", cwd=str(paths.ROOT),
+            progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr,
+            extra_arguments=["--IPKernelApp.log_level=40"])  # silences a frightening line about encryption
+    except PapermillExecutionError as error:
+        words = f"{error.ename}: {error.evalue}".strip().splitlines()
+        print(FAILURE + json.dumps({"cell": error.cell_index, "error": words[0] if error.ename == "StageError" else words[-1]}))
+        return 1
+    except DeadKernelError:
+        print(FAILURE + json.dumps({"cell": None, "error": "the kernel died (out of memory, or killed from outside)"}))
+        return 1
+    return 0
+
+
+# --- the runner ----------------------------------------------------------------------------------------------------
+
+@dataclass
+class Runner:
+    """The plan of one call: which stages of which runs, and what happened to them."""
+    runs: list[Params]
+    start: float
+    stream: bool            # show the notebook's log on the terminal
+    forced: set[tuple[str, str]]
+    failed: list[str]
+    executed: int = 0
+    children: dict[int, subprocess.Popen] = None
+    stopping: bool = False
+    printing: threading.Lock = None
+
+    def say(self, run: str, stage: str, words: str) -> None:
+        width = max(len(settings.run) for settings in self.runs)
+        with self.printing:
+            print(f"[{clock(time.time() - self.start)}] {run:<{width}}  {stage:<14}  {words}", flush=True)
+
+    def stage(self, settings: Params, stage: str, twin: str | None) -> bool:
+        """Bring one stage up to date: nothing, share it with a run that has it, or execute its notebook. False on failure."""
+        if self.stopping:
+            return False
+        why = ["asked for with --force"] if (settings.run, stage) in self.forced else manifest.reasons(settings, stage)
+        if not why:
+            self.redraw(settings, stage)
+            return True
+        if twin and not manifest.reasons(next(s for s in self.runs if s.run == twin), stage):
+            manifest.adopt(settings, stage, twin)
+            self.say(settings.run, stage, f"shared with {twin} (same parameters, same inputs)")
+            return True
+        estimate = expected_seconds(settings.run, stage)
+        self.say(settings.run, stage, f"{PURPOSE[stage]}{f' (about {duration(estimate)})' if estimate else ''}: {'; '.join(why)}")
+        began = time.time()
+        failure = self.execute(settings, stage)
+        if failure is None and (left := manifest.reasons(settings, stage)):
+            failure = {"cell": None, "error": f"the notebook ended early: {'; '.join(left)}"}
+        if failure is None:
+            self.executed += 1
+            self.say(settings.run, stage, f"done in {duration(time.time() - began)}")
+            return True
+        if not self.stopping:
+            where = f" in cell {failure['cell']}" if failure["cell"] is not None else ""
+            self.failed.append(f"{settings.run} {stage} failed{where}: {failure['error']}\n"
+                               f"  open {paths.shown(paths.executed_notebook(settings.run, stage))} at that cell, or read {paths.shown(paths.log(settings.run, stage))}")
+            self.say(settings.run, stage, f"FAILED{where}: {failure['error']}")
+        return False
+
+    def execute(self, settings: Params, stage: str) -> dict | None:
+        """Run the notebook in a child process, its log into a file; None when it went well."""
+        folder = paths.stage_folder(settings.run, stage)
+        paths.manifest(settings.run, stage).unlink(missing_ok=True)
+        manifest.write_json(settings.model_dump(), folder / "parameters.json")
+        command = [sys.executable, "-m", "hippo_utils.run", "--execute", stage, settings.run]
+        environment = os.environ | {variable: str(settings.threads) for variable in manifest.THREAD_VARIABLES}
+        environment |= {"PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(filter(None, [str(paths.ROOT), os.environ.get("PYTHONPATH")]))}
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+                                 env=environment, cwd=paths.ROOT, start_new_session=True)
+        self.children[child.pid] = child
+        failure = None
+        with open(paths.log(settings.run, stage), "w", encoding="utf-8") as log:
+            for line in child.stdout:
+                if line.startswith(FAILURE):
+                    failure = json.loads(line.removeprefix(FAILURE))
+                    continue
+                log.write(line)
+                log.flush()
+                if self.stream and line.strip():
+                    with self.printing:
+                        print(f"          | {line.rstrip()}", flush=True)
+        code = child.wait()
+        del self.children[child.pid]
+        if code and failure is None:
+            failure = {"cell": None, "error": f"the process that ran the notebook ended with code {code}"}
+        return failure
+
+    def redraw(self, settings: Params, stage: str) -> None:
+        """Draw a stage's figures again from their CSV files when only the drawing code changed: no notebook runs."""
+        if manifest.read(settings.run, stage)["drawing"] != manifest.drawing_hash():
+            subprocess.run([sys.executable, "-m", "hippo_utils.reporting", "redraw", settings.run, stage], check=True, cwd=paths.ROOT)
+            self.say(settings.run, stage, "figures drawn again (their style or captions changed)")
+
+    def stop(self, number: int, frame) -> None:
+        """SIGINT and SIGTERM: end the notebooks that run; what is finished stays finished."""
+        self.stopping = True
+        for child in list(self.children.values()):
+            try:
+                os.killpg(child.pid, signal.SIGTERM)
+            except ProcessLookupError:
+                pass
+
+
+def clock(seconds: float) -> str:
+    return f"{int(seconds) // 60:02d}:{int(seconds) % 60:02d}"
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+
+
+def expected_seconds(run: str, stage: str) -> float | None:
+    """What the stage took on the reference machine, to tell people how long they will wait."""
+    try:
+        return json.loads((paths.REFERENCE / run / "seconds.json").read_text())[stage]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def selected(words: list[str]) -> list[str]:
+    """--force 04 or --force 04_preference as stage names."""
+    found = []
+    for word in words:
+        match = [stage for stage in manifest.STAGES if stage.startswith(word)] if len(word) >= 2 else []
+        if not match:
+            raise ParamsError(f"{word}: no such stage; the stages are {', '.join(manifest.STAGES)}")
+        found += match
+    return found
+
+
+def twins(runs: list[Params]) -> dict[tuple[str, str], str]:
+    """(run, stage) -> an earlier run whose stage has the same plan, so that it is made once and shared."""
+    first, found = {}, {}
+    for settings in runs:
+        for stage in manifest.STAGES:
+            plan = manifest.plan_key(settings, stage)
+            if plan in first:
+                found[settings.run, stage] = first[plan]
+            else:
+                first[plan] = settings.run
+    return found
+
+
+def lock(run: str):
+    """Keep a second runner out of the same run; the operating system lets go when this process ends, however it ends."""
+    import fcntl
+    paths.outputs(run).mkdir(parents=True, exist_ok=True)
+    file = open(paths.outputs(run) / ".lock", "w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ParamsError(f"another ./run_all.sh is working on {run}; wait for it, or give this run another name with --set run=NAME") from None
+    return file
+
+
+def list_stages(runs: list[Params]) -> None:
+    for settings in runs:
+        for stage in manifest.STAGES:
+            why = manifest.reasons(settings, stage)
+            print(f"{settings.run}  {stage:<14}  {'; '.join(why) if why else 'up to date'}")
+
+
+def results(settings: Params) -> str:
+    """The stage table of a run as text, from figures/<run>/table_stages.csv."""
+    file = paths.figures(settings.run) / "table_stages.csv"
+    if not file.is_file():
+        return ""
+    rows = list(csv.DictReader(open(file, encoding="utf-8")))
+    shown = [row for row in rows if row["group"] == "held_out"] or [row for row in rows if row["group"] == "all"]
+    benchmarks = list(dict.fromkeys(row["benchmark"] for row in shown))
+    mark = "MINI RUN, synthetic exams, never comparable with the paper" if settings.scale == "mini" else "paper scale"
+    lines = [f"{settings.run}: accuracy in % on {shown[0]['group'].replace('_', '-')} items, {shown[0]['shots']}-shot ({mark})" if shown else "",
+             f"  {'':<24}" + "".join(f"{name:>14}" for name in benchmarks)]
+    for label in dict.fromkeys((row["stages"], row["protocol"]) for row in shown):
+        cells = {row["benchmark"]: row for row in shown if (row["stages"], row["protocol"]) == label}
+        name = label[0] + (" + step-by-step" if label[1] == "step_by_step" else "")
+        numbers = [f"{100 * float(cells[b]['accuracy']):.1f} ±{50 * (float(cells[b]['ci_high']) - float(cells[b]['ci_low'])):.0f}" if b in cells else "" for b in benchmarks]
+        lines.append(f"  {name:<24}" + "".join(f"{number:>14}" for number in numbers))
+    return "\n".join(lines)
+
+
+def run(runs: list[Params], *, stages: list[str], force: set[tuple[str, str]], jobs: int) -> int:
+    """Bring the chosen stages of all runs up to date; 0 when everything is, 1 when a stage failed, 130 when interrupted."""
+    from doit.cmd_base import TaskLoader2
+    from doit.doit_cmd import DoitMain
+    from doit.task import dict_to_task
+
+    runner = Runner(runs, time.time(), stream=len(runs) == 1, forced=force, failed=[], children={}, printing=threading.Lock())
+    shared = twins(runs)
+
+    def task(settings: Params, stage: str) -> dict:
+        twin = shared.get((settings.run, stage))
+        before = [f"{settings.run}:{needed}" for needed in manifest.NEEDS[stage] if needed in stages]
+        return {"name": f"{settings.run}:{stage}", "actions": [(runner.stage, (settings, stage, twin))],
+                "task_dep": before + ([f"{twin}:{stage}"] if twin else [])}
+
+    class Stages(TaskLoader2):
+        def setup(self, opt_values): ...
+
+        def load_doit_config(self):
+            # The manifests are the state; doit's own is thrown away with this folder.
+            return {"dep_file": os.path.join(scratch, "doit"), "backend": "json", "reporter": "zero", "verbosity": 2,
+                    "continue": True, "num_process": jobs if jobs > 1 else 0, "par_type": "thread"}
+
+        def load_tasks(self, cmd, pos_args):
+            return [dict_to_task(task(settings, stage)) for settings in runs for stage in manifest.STAGES if stage in stages]
+
+    previous = {number: signal.signal(number, runner.stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    locks = [lock(settings.run) for settings in runs]
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            code = DoitMain(Stages()).run(["run"])
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        for file in locks:
+            file.close()
+    if runner.stopping:
+        print("Stopped. Finished stages are kept; the same command continues with the next one.")
+        return 130
+    print()
+    for settings in runs:
+        print(text + "\n" if (text := results(settings)) else "", end="")
+    for words in runner.failed:
+        print(words, file=sys.stderr)
+    if runner.failed or code:
+        return 1
+    many = runner.executed
+    print(f"{f'{many} notebooks executed' if many else 'Everything is up to date; nothing was executed'} in {duration(time.time() - runner.start)}.")
+    print("Tables and figures: " + ", ".join(paths.shown(paths.figures(settings.run)) + "/" for settings in runs))
+    print("Executed notebooks: " + ", ".join(paths.shown(paths.outputs(settings.run)) + "/" for settings in runs))
+    return 0
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="./run_all.sh", description="Run the notebooks of the companion; without arguments, the mini runs. "
+                                     "Not for clinical use.", epilog="./run_all.sh --test sets up the test dependencies and runs the tests.")
+    parser.add_argument("params", nargs="*", help=f"params files, or names of files in params/ (default: {' '.join(DEFAULT_RUNS)})")
+    parser.add_argument("--set", action="append", default=[], metavar="section.key=value", help="change one parameter for this call; may be given several times")
+    parser.add_argument("--from", dest="first", metavar="NN", help="begin with this stage (the ones before must be done)")
+    parser.add_argument("--force", action="append", default=[], metavar="NN", help="execute this stage even if it is up to date")
+    parser.add_argument("--jobs", type=int, metavar="N", help="notebooks side by side (default: cores / threads per run)")
+    parser.add_argument("--list", action="store_true", help="say for each stage whether it is up to date, and why not")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be executed, and execute nothing")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["--execute"]:
+        return execute(*arguments[1:3])
+    options = parse(arguments)
+    try:
+        runs = [load(file, options.set) for file in (options.params or DEFAULT_RUNS)]
+        names = [settings.run for settings in runs]
+        if double := {name for name in names if names.count(name) > 1}:
+            raise ParamsError(f"run {', '.join(sorted(double))} is asked for twice; each params file of one call needs its own `run`")
+        if options.jobs is not None and options.jobs < 1:
+            raise ParamsError(f"--jobs {options.jobs}: expected 1 or more")
+        stages = list(manifest.STAGES)
+        if options.first:
+            stages = stages[stages.index(selected([options.first])[0]):]
+        forced = {(name, stage) for name in names for stage in selected(options.force)}
+        if options.list:
+            list_stages(runs)
+            return 0
+        for settings in runs:
+            for stage in manifest.STAGES[:manifest.STAGES.index(stages[0])]:
+                if manifest.reasons(settings, stage):
+                    raise ParamsError(f"--from {options.first}: {stage} of {settings.run} is not up to date ({'; '.join(manifest.reasons(settings, stage))}); leave --from out")
+        if options.dry_run:
+            dry_run(runs, stages, forced)
+            return 0
+        jobs = options.jobs or max(1, min(len(runs), (os.cpu_count() or 1) // max(settings.threads for settings in runs)))
+        print(f"{', '.join(names)}: {len(stages)} notebooks each, {jobs} side by side. Educational and research material, not for clinical use.", flush=True)
+        return run(runs, stages=stages, force=forced, jobs=jobs)
+    except (ParamsError, manifest.StageError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def dry_run(runs: list[Params], stages: list[str], forced: set[tuple[str, str]]) -> None:
+    """Which stages would be executed: those that are not up to date, and all that read from them."""
+    for settings in runs:
+        due = {}
+        for stage in stages:
+            after = [needed for needed in manifest.NEEDS[stage] if needed in due]
+            why = ["forced"] if (settings.run, stage) in forced else manifest.reasons(settings, stage)
+            if why or after:
+                due[stage] = "; ".join(why) or f"after {after[0]}, unless that makes the same files again"
+        for stage, why in due.items():
+            print(f"{settings.run}  {stage:<14}  would be executed: {why}")
+        if not due:
+            print(f"{settings.run}  everything is up to date")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,78 @@
+"""Direct preference optimisation on judged pairs (paper, section 3.3; Rafailov et al., arXiv 2305.18290)."""
+
+import math
+import time
+
+import numpy as np
+import pandas as pd
+
+from hippo_utils.manifest import StageError
+from hippo_utils.params import Dpo
+from hippo_utils.training import models
+from hippo_utils.training.trainer import arguments, check, run
+
+
+def train(model, tokenizer, pairs: pd.DataFrame, training: Dpo, *, folder, seed: int):
+    """DPO with LoRA; the reference is the same model with its adapters off, so no second copy is held.
+
+    `pairs` has prompt, chosen, rejected. Returns the PeftModel and the curve (loss, rewards, margins). At the first step
+    policy and reference are equal, so the sigmoid loss must be ln 2; anything else means that the reference is wrong.
+    """
+    import torch
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    models.quiet()
+    longest = max(len(ids) for answer in ("chosen", "rejected")
+                  for ids in tokenizer([p + a for p, a in zip(pairs["prompt"], pairs[answer])])["input_ids"]) + 1
+    if longest > training.max_length:
+        raise StageError(f"the longest pair has {longest} tokens, preference.dpo.max_length is {training.max_length}; raise it, or answers are cut")
+    rows = Dataset.from_dict({name: list(pairs[name]) for name in ("prompt", "chosen", "rejected")})
+    settings = DPOConfig(**arguments(training, folder, seed, len(rows)), max_length=training.max_length, beta=training.beta,
+                         loss_type=[training.loss], precompute_ref_log_probs=True)
+    torch.manual_seed(seed)
+    started = time.time()
+    trainer = DPOTrainer(model=model, args=settings, train_dataset=rows, processing_class=tokenizer,
+                         peft_config=models.lora_config(training.lora))
+    run(trainer)
+    tokens = sum(len(ids) for name in ("chosen", "rejected") for ids in tokenizer(list(pairs[name]))["input_ids"])
+    log = check(trainer, started, round(training.epochs * tokens))
+    if training.loss == "sigmoid" and training.warmup > 0:
+        first = float(log["loss"].iloc[0])
+        assert abs(first - math.log(2)) < 1e-3, f"DPO must start at ln 2 = 0.6931, it started at {first:.4f}: the reference is not the policy"
+    return trainer.model.eval(), log
+
+
+def log_likelihoods(model, tokenizer, prompts: list[str], answers: list[str], end: str | None = None, batch: int = 32) -> pd.DataFrame:
+    """Summed log-probability (nats) and number of tokens of each answer behind its prompt; `end` (the end mark) counts too."""
+    import torch
+    end = tokenizer.eos_token if end is None else end
+    starts = [len(ids) for ids in tokenizer(prompts)["input_ids"]]
+    ids = tokenizer([p + a + end for p, a in zip(prompts, answers)])["input_ids"]
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    sums, counts = np.zeros(len(ids)), np.zeros(len(ids), dtype=int)
+    for at in range(0, len(order), batch):
+        part = order[at:at + batch]
+        width = max(len(ids[i]) for i in part)
+        padded = torch.tensor([ids[i] + [tokenizer.pad_token_id] * (width - len(ids[i])) for i in part], device=model.device)
+        mask = torch.tensor([[1] * len(ids[i]) + [0] * (width - len(ids[i])) for i in part], device=model.device)
+        with torch.no_grad():
+            logits = model(padded, attention_mask=mask).logits[:, :-1].float().log_softmax(-1)
+        tokens = logits.gather(-1, padded[:, 1:, None])[..., 0]
+        for row, i in enumerate(part):
+            scored = tokens[row, starts[i] - 1:len(ids[i]) - 1]
+            sums[i], counts[i] = scored.sum().item(), len(scored)
+    return pd.DataFrame({"log_likelihood": sums, "tokens": counts})
+
+
+def preference_accuracy(model, tokenizer, pairs: pd.DataFrame) -> pd.DataFrame:
+    """For each pair whether the policy finds the chosen answer more likely than the rejected one: 1, 0, or 0.5 for a tie.
+
+    Columns: id, kind, summed (log p of the whole answer), normalised (per token), and both margins in nats.
+    """
+    chosen = log_likelihoods(model, tokenizer, list(pairs["prompt"]), list(pairs["chosen"]))
+    rejected = log_likelihoods(model, tokenizer, list(pairs["prompt"]), list(pairs["rejected"]))
+    margin = chosen["log_likelihood"] - rejected["log_likelihood"]
+    per_token = chosen["log_likelihood"] / chosen["tokens"] - rejected["log_likelihood"] / rejected["tokens"]
+    return pd.DataFrame({"id": list(pairs["id"]), "kind": list(pairs["kind"]), "summed": np.sign(margin) / 2 + 0.5,
+                         "normalised": np.sign(per_token) / 2 + 0.5, "margin": margin, "margin_per_token": per_token})
