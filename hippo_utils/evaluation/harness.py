@@ -57,26 +57,24 @@ def language_model(model, tokenizer, batch_tokens: int):
     return SharedContextLM(pretrained=model, tokenizer=tokenizer, batch_size=16, tokens_per_batch=batch_tokens, device=str(model.device))
 
 
-def score(model, tokenizer, items: pd.DataFrame, *, run: str, seed: int, stages: str, benchmarks: list[str], shots: int,
-          few_shot_seed: int = 0, protocol: str = "option_text", batch_tokens: int, limit: int | None = None,
-          rationale_tokens: int = 64) -> pd.DataFrame:
-    """Prediction records of one model on the test items of some benchmarks under one protocol.
-
-    `few_shot_seed` orders the few-shot examples; `seed` is the run's, for the record.
+def answers(model, tokenizer, tasks: list, *, run: str, seed: int, stages: str, shots: int, protocol: str = "option_text",
+            batch_tokens: int, rationale_tokens: int = 64) -> pd.DataFrame:
+    """Prediction records of one model on loaded `tasks` (see above) under one protocol; run, seed and stages are for the record.
 
     Raises StageError when a prompt does not fit into the model's context.
     """
     import lm_eval
 
     wrapped = language_model(model, tokenizer, batch_tokens)
-    with tasks(items, benchmarks, protocol, few_shot_seed, limit) as loaded:
-        for task in loaded:
-            if protocol == "rationale":
-                task.set_config("generation_kwargs", {"max_gen_toks": rationale_tokens}, update=True)
-        try:
-            result = lm_eval.simple_evaluate(model=wrapped, tasks=loaded, num_fewshot=shots, bootstrap_iters=0, log_samples=True)
-        except ValueError as error:
-            raise StageError(f"{stages}, {shots}-shot, {protocol}: {error}") from None
+    for task in tasks:
+        task.set_config("num_fewshot", shots)
+        if protocol == "rationale":
+            task.set_config("generation_kwargs", {"max_gen_toks": rationale_tokens}, update=True)
+    try:
+        # evaluate and not simple_evaluate, which reads 14,000 task files and asks the machine for its inventory at every call
+        result = lm_eval.evaluate(wrapped, {task.config.task: task for task in tasks}, bootstrap_iters=0, log_samples=True)
+    except ValueError as error:
+        raise StageError(f"{stages}, {shots}-shot, {protocol}: {error}") from None
     rows = []
     for name, samples in sorted(result["samples"].items()):
         for sample in sorted(samples, key=lambda sample: sample["doc_id"]):

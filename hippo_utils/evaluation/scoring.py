@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from hippo_utils.records import STAGES
-from hippo_utils.statistics import holm, mcnemar_exact, paired_difference, smallest_detectable_difference, wilson
+from hippo_utils.statistics import bootstrap, holm, mcnemar_exact, paired_difference, smallest_detectable_difference, wilson
 
 KNOWLEDGE = ("medmcqa", "medqa", "usmle_step1", "usmle_step2", "usmle_step3")  # PubMedQA gives the answer in its context
 POOLED, TWO_STEP = "knowledge", "two_step"  # one-step items of KNOWLEDGE together; MedQA's two-step items apart
@@ -92,16 +92,16 @@ def shortcut(world, items: pd.DataFrame) -> pd.DataFrame:
     return found[found["split"] == "test"].merge(items[["id", "steps"]], left_on="item", right_on="id").drop(columns="id")
 
 
-def shortcut_accuracies(found: pd.DataFrame) -> pd.DataFrame:
+def shortcut_accuracies(found: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """Expected accuracy of chance and of each guesser per benchmark (pools included) and group, with a 95 % interval.
 
     The guessers split their vote between options that they cannot tell apart, so accuracies are means of probabilities;
-    the interval is Wilson's around them. Columns: benchmark, group, guesser, n, accuracy, ci_low, ci_high.
+    the interval is a bootstrap over clusters. Columns: benchmark, group, guesser, n, accuracy, ci_low, ci_high.
     """
     rows = []
     for (benchmark, group), part in with_all(with_pools(found)).groupby(["benchmark", "group"], sort=False):
         for guesser in ("chance", "frequency", "ngrams"):
-            interval = wilson(part[guesser].sum(), len(part))
+            interval = bootstrap(part[guesser].to_numpy(), seed=seed, clusters=part["cluster"].to_numpy())
             rows.append((benchmark, group, guesser, len(part), interval.estimate, interval.low, interval.high))
     return pd.DataFrame(rows, columns=["benchmark", "group", "guesser", "n", "accuracy", "ci_low", "ci_high"])
 
