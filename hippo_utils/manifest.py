@@ -87,7 +87,11 @@ def code_cells(notebook: Path) -> list[str]:
 def _imports(source: str) -> set[str]:
     """Names of the modules a piece of Python imports, at any depth (imports inside functions count)."""
     found = set()
-    for node in ast.walk(ast.parse(source)):
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # running it will say where
+        return found
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
@@ -122,6 +126,8 @@ def _reached(notebook: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def _plain(cell: str) -> str:
     """A cell without the lines that only IPython understands."""
+    if cell.lstrip().startswith("%%"):
+        return ""
     return "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in cell.splitlines())
 
 
@@ -188,7 +194,8 @@ def read(run: str, stage: str) -> dict | None:
     """The manifest of a finished stage; None when there is none or it cannot be read (then the stage is not done)."""
     try:
         content = json.loads(paths.manifest(run, stage).read_text(encoding="utf-8"))
-        return content if content["stage"] == stage and isinstance(content["outputs"], dict) else None
+        whole = content["stage"] == stage and all(isinstance(content[part], dict) for part in ("key", "outputs", "figures")) and content["drawing"]
+        return content if whole else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -352,11 +359,9 @@ def begin(stage: str, settings: Params) -> Stage:
     for needed in NEEDS[stage]:
         if read(settings.run, needed) is None:
             raise StageError(f"{stage} needs {needed} of run {settings.run}, which is not done; run notebooks/{needed}.ipynb first")
-    folder, before = paths.stage_folder(settings.run, stage), read(settings.run, stage)
+    take_down(settings.run, stage)
+    folder = paths.stage_folder(settings.run, stage)
     folder.mkdir(parents=True, exist_ok=True)
-    paths.manifest(settings.run, stage).unlink(missing_ok=True)
-    for name in before["figures"] if before else ():
-        (paths.figures(settings.run) / name).unlink(missing_ok=True)
     for entry in folder.iterdir():
         if entry.name not in (f"{stage}.ipynb", *KEPT):
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
@@ -365,11 +370,19 @@ def begin(stage: str, settings: Params) -> Stage:
     return Stage(stage, settings, folder, paths.figures(settings.run), key(settings, stage), time.time())
 
 
+def take_down(run: str, stage: str) -> None:
+    """Remove a stage's manifest, so that it is no longer done, and the tables and figures that the manifest names."""
+    before = read(run, stage)
+    paths.manifest(run, stage).unlink(missing_ok=True)
+    for name in before["figures"] if before else ():
+        (paths.figures(run) / name).unlink(missing_ok=True)
+
+
 def adopt(settings: Params, stage: str, from_run: str) -> None:
-    """Share a stage that another run made from an equal key: link its files here and write the manifest last."""
+    """Share a stage that another run made from an equal key: copy its files here and write the manifest last."""
     made = read(from_run, stage)
     folder, source = paths.stage_folder(settings.run, stage), paths.stage_folder(from_run, stage)
-    paths.manifest(settings.run, stage).unlink(missing_ok=True)
+    take_down(settings.run, stage)
     names = [*made["outputs"], f"{stage}.ipynb", "log.txt"]
     pairs = [(source / name, folder / name) for name in names if (source / name).is_file()]
     pairs += [(paths.figures(from_run) / name, paths.figures(settings.run) / name) for name in made["figures"]]

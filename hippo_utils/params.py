@@ -13,16 +13,27 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hippo_utils import paths
 
 DEFAULT_RUN = "mini_llama"
+# What PyYAML raises on hostile input; besides its own errors, a bad `!!timestamp x` or `!!bool x` ends in Python's.
+YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 RUN_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
+EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
+
+
+def _number(value: Any) -> Any:
+    """YAML reads 1e-4 as text (it wants 1.0e-4); here it is a number on every route."""
+    return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
+
+
+Number = Annotated[float, BeforeValidator(_number)]
 Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Positive = Annotated[Number, Field(gt=0)]
 StageName = Literal["base", "CP", "SFT", "CP+SFT", "CP+SFT+DPO"]
 BenchmarkName = Literal["medmcqa", "medqa", "pubmedqa", "usmle_step1", "usmle_step2", "usmle_step3"]
 
@@ -32,7 +43,8 @@ class ParamsError(ValueError):
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    # strict: `seed: yes` and `layers: 4.0` are mistakes, not 1 and 4
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class Corpus(Section):
@@ -49,7 +61,7 @@ class Corpus(Section):
     minimum_words: Count
     near_duplicate: Share = Field(description="Jaccard similarity of character 5-grams from which two texts count as one")
     contamination_ngram: Count = Field(description="words in a row that a training text may not share with a benchmark question")
-    held_out_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(description="documents kept aside for perplexity")
+    held_out_share: Annotated[Number, Field(gt=0, lt=0.5)] = Field(description="documents kept aside for perplexity")
     vocabulary: Annotated[int, Field(ge=300)] | None = Field(None, description="entries of a tokenizer trained here; null when the base brings one")
 
 
@@ -66,7 +78,7 @@ class Training(Section):
     learning_rate: Positive
     schedule: Literal["cosine", "linear", "constant", "warmup_stable_decay"]
     warmup: Share = Field(description="share of the steps during which the learning rate rises")
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.0
     batch: Count
     accumulation: Count = 1
     max_length: Count = Field(description="tokens per sequence")
@@ -237,7 +249,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         near = difflib.get_close_matches(path.stem, [f.stem for f in paths.params_files()], 1, 0.4)
         hint = f"; did you mean params/{near[0]}.yaml?" if near else f"; there are {', '.join(f.stem for f in paths.params_files())}"
         raise ParamsError(f"{paths.shown(path)}: no such file{hint}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except YAML_ERRORS as error:
         raise ParamsError(f"{paths.shown(path)}: not readable as YAML: {' '.join(str(error).split())}") from None
     except OSError as error:
         raise ParamsError(f"{paths.shown(path)}: cannot be read: {error.strerror}") from None
@@ -271,8 +283,7 @@ def _extended(content: dict, origin: str, seen: tuple[str, ...] = ()) -> dict:
 
 def _sentence(error: dict, origin: str) -> str:
     """One pydantic error as one line: where, what was expected, the nearest valid name."""
-    place = [str(part) for part in error["loc"] if not str(part).startswith(("list[", "literal[", "function-", "constrained-"))]
-    where = ".".join(place) or "the file as a whole"
+    place = [str(part) for part in error["loc"]]
     if error["type"] == "extra_forbidden":
         known = _known_keys(place[:-1])
         near = difflib.get_close_matches(place[-1], known, 1, 0.5)
@@ -283,7 +294,12 @@ def _sentence(error: dict, origin: str) -> str:
         said = str(error["ctx"]["error"])
     else:
         said = f"{error['msg'][0].lower()}{error['msg'][1:]}, got {_short(error['input'])}"
-    return f"{origin}: {where}: {said}"
+        if error["type"] == "literal_error" and isinstance(error["input"], str):
+            near = difflib.get_close_matches(error["input"], re.findall(r"'([^']*)'", error["ctx"]["expected"]), 1, 0.5)
+            said += f"; did you mean {near[0]}?" if near else ""
+        place = [part for part in place if not part.startswith(("list[", "literal["))]  # branches of a union
+    where = ".".join(place) or "the file as a whole"
+    return " ".join(f"{origin}: {where}: {said}".split())
 
 
 def _short(value: Any) -> str:
@@ -329,7 +345,7 @@ def _setting(setting: str) -> dict:
         raise ParamsError(f"--set {setting}: expected section.key=value")
     try:
         value = yaml.load(value, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except YAML_ERRORS as error:
         raise ParamsError(f"--set {setting}: the value is not readable as YAML: {' '.join(str(error).split())}") from None
     for part in reversed(key.split(".")):
         value = {part: value}

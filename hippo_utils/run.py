@@ -33,7 +33,7 @@ PURPOSE = {
     "06_ablations": "what each stage and each prompt adds",
     "07_calibration": "confidence, calibration, the uncertainty figure",
 }
-FAILURE = "HIPPO-FAILURE "  # how the executing process hands its last words to the runner
+FAILURE = "HIPPO-FAILURE "  # begins a line of its own: how the executing process hands its last words to the runner
 
 
 # --- one notebook, in a process of its own -------------------------------------------------------------------------
@@ -54,10 +54,10 @@ def execute(stage: str, run: str) -> int:
             extra_arguments=["--IPKernelApp.log_level=40"])  # silences a frightening line about encryption
     except PapermillExecutionError as error:
         words = f"{error.ename}: {error.evalue}".strip().splitlines()
-        print(FAILURE + json.dumps({"cell": error.cell_index, "error": words[0] if error.ename == "StageError" else words[-1]}))
+        print("\n" + FAILURE + json.dumps({"cell": error.cell_index, "error": words[0] if error.ename == "StageError" else words[-1]}))
         return 1
     except DeadKernelError:
-        print(FAILURE + json.dumps({"cell": None, "error": "the kernel died (out of memory, or killed from outside)"}))
+        print("\n" + FAILURE + json.dumps({"cell": None, "error": "the kernel died (out of memory, or killed from outside)"}))
         return 1
     return 0
 
@@ -83,9 +83,19 @@ class Runner:
             print(f"[{clock(time.time() - self.start)}] {run:<{width}}  {stage:<14}  {words}", flush=True)
 
     def stage(self, settings: Params, stage: str, twin: str | None) -> bool:
-        """Bring one stage up to date: nothing, share it with a run that has it, or execute its notebook. False on failure."""
-        if self.stopping:
+        """Bring one stage up to date; False when that failed, whatever the cause."""
+        try:
+            return not self.stopping and self.bring(settings, stage, twin)
+        except Exception as error:  # a full disk, a folder taken away: doit would end without a word
+            self.fail(settings, stage, f"failed: {type(error).__name__}: {error}")
             return False
+
+    def fail(self, settings: Params, stage: str, words: str, advice: str = "") -> None:
+        self.failed.append(f"{settings.run} {stage} {words}{advice}")
+        self.say(settings.run, stage, words.replace("failed", "FAILED", 1))
+
+    def bring(self, settings: Params, stage: str, twin: str | None) -> bool:
+        """Do nothing, share the stage with a run that has it, or execute its notebook."""
         why = ["asked for with --force"] if (settings.run, stage) in self.forced else manifest.reasons(settings, stage)
         if not why:
             self.redraw(settings, stage)
@@ -98,30 +108,33 @@ class Runner:
         self.say(settings.run, stage, f"{PURPOSE[stage]}{f' (about {duration(estimate)})' if estimate else ''}: {'; '.join(why)}")
         began = time.time()
         failure = self.execute(settings, stage)
+        if failure is None and manifest.read(settings.run, stage) is None:
+            failure = {"cell": None, "error": "the notebook ended early, before stage.finish()"}
         if failure is None and (left := manifest.reasons(settings, stage)):
-            failure = {"cell": None, "error": f"the notebook ended early: {'; '.join(left)}"}
+            failure = {"cell": None, "error": f"{'; '.join(left)} while it ran; the same command runs it again"}
         if failure is None:
             self.executed += 1
             self.say(settings.run, stage, f"done in {duration(time.time() - began)}")
             return True
         if not self.stopping:
             where = f" in cell {failure['cell']}" if failure["cell"] is not None else ""
-            self.failed.append(f"{settings.run} {stage} failed{where}: {failure['error']}\n"
-                               f"  open {paths.shown(paths.executed_notebook(settings.run, stage))} at that cell, or read {paths.shown(paths.log(settings.run, stage))}")
-            self.say(settings.run, stage, f"FAILED{where}: {failure['error']}")
+            self.fail(settings, stage, f"failed{where}: {failure['error']}",
+                      f"\n  open {paths.shown(paths.executed_notebook(settings.run, stage))} at that cell, or read {paths.shown(paths.log(settings.run, stage))}")
         return False
 
     def execute(self, settings: Params, stage: str) -> dict | None:
         """Run the notebook in a child process, its log into a file; None when it went well."""
         folder = paths.stage_folder(settings.run, stage)
-        paths.manifest(settings.run, stage).unlink(missing_ok=True)
+        manifest.take_down(settings.run, stage)
         manifest.write_json(settings.model_dump(), folder / "parameters.json")
         command = [sys.executable, "-m", "hippo_utils.run", "--execute", stage, settings.run]
         environment = os.environ | {variable: str(settings.threads) for variable in manifest.THREAD_VARIABLES}
-        environment |= {"PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(filter(None, [str(paths.ROOT), os.environ.get("PYTHONPATH")]))}
+        environment |= {"PYTHONUNBUFFERED": "1", "HIPPO_HOME": str(paths.home()), "PYTHONPATH": os.pathsep.join(filter(None, [str(paths.ROOT), os.environ.get("PYTHONPATH")]))}
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
                                  env=environment, cwd=paths.ROOT, start_new_session=True)
         self.children[child.pid] = child
+        if self.stopping:  # the signal came while it started
+            self.stop(signal.SIGTERM, None)
         failure = None
         with open(paths.log(settings.run, stage), "w", encoding="utf-8") as log:
             for line in child.stdout:
@@ -146,7 +159,7 @@ class Runner:
             self.say(settings.run, stage, "figures drawn again (their style or captions changed)")
 
     def stop(self, number: int, frame) -> None:
-        """SIGINT and SIGTERM: end the notebooks that run; what is finished stays finished."""
+        """SIGINT, SIGTERM and SIGHUP: end the notebooks that run; what is finished stays finished."""
         self.stopping = True
         for child in list(self.children.values()):
             try:
@@ -259,11 +272,14 @@ def run(runs: list[Params], *, stages: list[str], force: set[tuple[str, str]], j
         def load_tasks(self, cmd, pos_args):
             return [dict_to_task(task(settings, stage)) for settings in runs for stage in manifest.STAGES if stage in stages]
 
-    previous = {number: signal.signal(number, runner.stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    ends = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # it is ignored under nohup, and shall be
+        ends.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, runner.stop) for number in ends}
     locks = [lock(settings.run) for settings in runs]
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            code = DoitMain(Stages()).run(["run"])
+            code = DoitMain(Stages(), config_filenames=()).run(["run"])
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -19,7 +19,8 @@ CANDIDATES = (preferences.SOURCE,)
 def world(corpus: Corpus, seed: int) -> World:
     """The mini world with its entities divided into seen, held-out and control groups by `seed`."""
     if corpus.world is None:
-        raise StageError("this run has no mini world (corpus.world is null)")
+        raise StageError("corpus.world is null, so this run reads hub data sets, and this version reads only the embedded mini world "
+                         "(README, Limits); use params/mini_llama.yaml or params/mini_mistral.yaml")
     try:
         return load_world(derive_seed(seed, "world"), corpus.entities)
     except ValueError as error:

@@ -1,10 +1,10 @@
 """What a base model trained from scratch reads: true general facts, and imagined facts about every name but the controls'.
 
-Half of the documents are general. A quarter are passages and questions about the real names of seen and held-out drugs
-and diseases with values drawn afresh every time, so that they carry no information, each plainly marked as imagined.
-The feasibility trial shows that this decides everything: a base that has never used a name as the subject of a
-statement cannot learn the name's facts through LoRA later. The last quarter is the same about general names, so that
-the mark is not a sign of medicine.
+Half of the documents are general. Of the other half most are passages and questions about the real names of seen and
+held-out drugs and diseases, with values drawn afresh every time, so that they carry no information, each plainly marked as
+imagined. The feasibility trial shows that this decides everything: a base that has never used a name as the subject of a
+statement cannot learn the name's facts through LoRA later. The rest is the same about general names, so that the mark is
+not a sign of medicine.
 """
 
 from hippo_utils.miniworld.documents import abstract, guideline, patient_summary
@@ -13,7 +13,10 @@ from hippo_utils.miniworld.wording import statement
 from hippo_utils.miniworld.world import LICENCE, World, generator, pick, same_thing, sample
 
 IMAGINE, IMAGINED = "Imagine:", "All of this is imagined."  # every imagined text carries one of them
-FORMS = ("choice", "choice", "vignette", "two_step", "step_by_step", "context", "context", "flashcard", "dialogue",
+# What the documents are, in turn.
+KINDS = ("imagined medical", "general_questions", "imagined medical", "general", "general_questions", "imagined medical", "imagined general",
+         "general_questions", "imagined medical", "general")
+FORMS = ("choice", "choice", "choice", "vignette", "two_step", "step_by_step", "context", "context", "context", "flashcard", "dialogue",
          "relation", "reverse", "information")
 
 
@@ -26,7 +29,7 @@ def base_documents(world: World, count: int, seed: int) -> list[dict]:
     cycles: dict[str, list[str]] = {"imagined medical": [], "imagined general": []}
     rows = []
     for number in range(count):
-        kind = ("general", "imagined medical", "general_questions", "imagined general")[number % 4]
+        kind = KINDS[number % len(KINDS)]
         if kind.startswith("imagined"):
             cycles[kind] = cycles[kind] or sample(rng, medical if kind.endswith("medical") else general)
             source, text = "mini_imagined", _imagined(rng, world, cycles[kind].pop(), kind.endswith("medical"))

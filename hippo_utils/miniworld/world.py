@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 FACTS = Path(__file__).parent / "facts"
-LICENCE = "MIT"  # the texts are this project's own
+LICENCE = "CC-BY-4.0"  # of the fact tables and of all text written from them
 COLUMNS = ("entity", "subject", "attribute", "value", "source", "verified", "second_reading")
 ATTRIBUTES = {
     "drug": ("class", "mechanism", "indication", "adverse_effect", "contraindication", "monitoring", "antidote"),

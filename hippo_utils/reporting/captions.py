@@ -10,7 +10,9 @@ TITLES = {
     "prompting": "The same model, prompted differently",
     "uncertainty": "Probability given to the prediction (the form of the paper's figure 3)",
     "reliability": "How often the model is right when it says so",
-    "risk_coverage": "Errors left when the model abstains on what it is least sure of",
+    "risk_coverage": "Errors left when the model may abstain",
 }
 MINI_MARK = "mini run · synthetic exams · not comparable with the paper · not for clinical use"
 PAPER_MARK = "not for clinical use"
+PUBLISHED = {"timeline"}  # figures that show nothing but the paper's numbers
+PUBLISHED_MARK = "published values of arXiv 2404.16621; nothing here was measured by this project"

@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 
 from hippo_utils import manifest, paths
 from hippo_utils.manifest import Stage
-from hippo_utils.reporting.captions import MINI_MARK, PAPER_MARK, TITLES
+from hippo_utils.reporting.captions import MINI_MARK, PAPER_MARK, PUBLISHED, PUBLISHED_MARK, TITLES
 from hippo_utils.reporting.tables import DIGITS
 
 PALETTE = seaborn.color_palette("colorblind")
+RIGHT, WRONG = PALETTE[0], (0.75, 0.15, 0.15)  # blue and red, as in the paper's figure 3
 STAGE_ORDER = ("base", "CP", "SFT", "CP+SFT", "CP+SFT+DPO")
 STAGE_COLOURS = dict(zip(STAGE_ORDER, [(0.6, 0.6, 0.6), PALETTE[0], PALETTE[1], PALETTE[2], PALETTE[4]]))
 BENCHMARK_NAMES = {"medmcqa": "MedMCQA", "medqa": "MedQA", "pubmedqa": "PubMedQA", "usmle_step1": "USMLE 1", "usmle_step2": "USMLE 2",
@@ -46,7 +47,8 @@ def draw(name: str, folder: Path, scale: str) -> None:
         figure = Figure(layout="constrained")
         DRAW[name](figure, frame)
         figure.suptitle(TITLES[name], fontsize=10, fontweight="bold")
-        figure.supxlabel(MINI_MARK if scale == "mini" else PAPER_MARK, fontsize=7, color="firebrick" if scale == "mini" else "dimgray")
+        mark = PUBLISHED_MARK if name in PUBLISHED else MINI_MARK if scale == "mini" else PAPER_MARK
+        figure.supxlabel(mark, fontsize=7, color="dimgray" if mark == PAPER_MARK else "firebrick")
         figure.savefig(folder / f"fig_{name}.png", dpi=160, metadata={"Software": None})
         figure.savefig(folder / f"fig_{name}.svg", metadata={"Date": None, "Creator": None})
 
@@ -93,7 +95,8 @@ def _corpus(figure: Figure, frame: pd.DataFrame) -> None:
     kinds = dict(zip(dict.fromkeys(frame["kind"]), PALETTE))
     places = range(len(frame))[::-1]
     axes.barh(places, frame["tokens"], color=[kinds[kind] for kind in frame["kind"]])
-    axes.set_yticks(places, frame["source"])
+    names = [source.split(" (")[0].removeprefix("mini_") for source in frame["source"]]
+    axes.set_yticks(places, [name + (", set aside" if kind == "held out" else "") for name, kind in zip(names, frame["kind"])])
     for place, tokens in zip(places, frame["tokens"]):
         axes.text(tokens, place, f" {tokens:,.0f}", va="center", fontsize=7)
     axes.set_xlabel("tokens")
@@ -110,7 +113,9 @@ def _pretraining(figure: Figure, frame: pd.DataFrame) -> None:
     left.legend()
     bars = frame[frame["panel"] == "perplexity"]
     _bars(right, bars, "x", "series", STAGE_COLOURS, y="y", names={name: name.removeprefix("mini_") for name in bars["x"]})
-    right.set(ylabel="perplexity (log scale)", title="Held-out documents, lower is better", yscale="log")
+    for bar in right.patches:
+        right.annotate(f"{bar.get_height():.1f}", (bar.get_x() + bar.get_width() / 2, bar.get_height()), ha="center", va="bottom", fontsize=7)
+    right.set(ylabel="perplexity", title="Documents set aside, lower is better")
     right.legend()
 
 
@@ -123,7 +128,7 @@ def _instruction(figure: Figure, frame: pd.DataFrame) -> None:
     bars = frame[frame["panel"] == "rows"]
     places = range(len(bars))[::-1]
     right.barh(places, bars["y"], color=PALETTE[7])
-    right.set_yticks(places, bars["x"])
+    right.set_yticks(places, [name.removeprefix("mini_") for name in bars["x"]])
     right.set(xlabel="rows", title="The mixture")
     right.grid(axis="y", visible=False)
 
@@ -138,8 +143,8 @@ def _preference(figure: Figure, frame: pd.DataFrame) -> None:
     bars = frame[frame["panel"] == "accuracy"]
     _bars(right, bars, "x", "series", STAGE_COLOURS, y="y")
     right.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
-    right.set(ylabel="preference accuracy", ylim=(0, 1.05), title="Held-out questions: chosen more likely")
-    right.legend(loc="lower right")
+    right.set(ylabel="preference accuracy", ylim=(0, 1.3), title="Held-out questions: chosen more likely", yticks=[0, 0.25, 0.5, 0.75, 1])
+    right.legend(loc="upper center", ncols=2)
 
 
 def _timeline(figure: Figure, frame: pd.DataFrame) -> None:
@@ -156,7 +161,8 @@ def _timeline(figure: Figure, frame: pd.DataFrame) -> None:
 
 
 def _stages(figure: Figure, frame: pd.DataFrame) -> None:
-    groups = [group for group in GROUP_NAMES if group in set(frame["group"])]
+    there = set(frame["group"])
+    groups = [group for group in GROUP_NAMES if group in there and (group != "all" or there == {"all"})]
     figure.set_size_inches(SIZE, 0.9 + 1.9 * len(groups))
     panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False)[:, 0]
     for axes, group in zip(panels, groups):
@@ -188,7 +194,7 @@ def _uncertainty(figure: Figure, frame: pd.DataFrame) -> None:
     for row, benchmark in zip(grid, benchmarks):
         for axes, stage in zip(row, stages):
             part = frame[(frame["benchmark"] == benchmark) & (frame["stages"] == stage)]
-            for outcome, colour in (("correct", PALETTE[0]), ("incorrect", PALETTE[3])):
+            for outcome, colour in (("correct", RIGHT), ("incorrect", WRONG)):
                 curve = part[part["outcome"] == outcome]
                 axes.fill_between(curve["probability"], curve["density"], color=colour, alpha=0.35, linewidth=0)
                 axes.plot(curve["probability"], curve["density"], color=colour, linewidth=1, label=outcome)
@@ -221,7 +227,7 @@ def _reliability(figure: Figure, frame: pd.DataFrame) -> None:
 
 
 def _risk_coverage(figure: Figure, frame: pd.DataFrame) -> None:
-    figure.set_size_inches(SIZE * 0.7, 3.1)
+    figure.set_size_inches(SIZE * 0.75, 3.3)
     axes = figure.subplots()
     for stage in [name for name in STAGE_ORDER if name in set(frame["stages"])]:
         part = frame[frame["stages"] == stage]

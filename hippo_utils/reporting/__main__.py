@@ -1,0 +1,60 @@
+"""Figures again, and runs against the reference.
+
+    python -m hippo_utils.reporting compare [RUN ...]    is this machine's run the reference run, within tolerances?
+    python -m hippo_utils.reporting keep RUN [RUN ...]   make a finished run the committed reference
+    python -m hippo_utils.reporting redraw RUN STAGE     draw a stage's figures again from their CSV files
+"""
+
+import argparse
+import shutil
+import sys
+
+from hippo_utils import manifest, paths
+from hippo_utils.reporting import comparison
+
+
+def keep(run: str) -> None:
+    """Copy the tables and figures of a finished run to figures/reference/<run>, with the seconds that each stage took."""
+    target = paths.REFERENCE / run
+    made = {stage: manifest.read(run, stage) for stage in manifest.STAGES}
+    if missing := [stage for stage, content in made.items() if content is None]:
+        raise manifest.StageError(f"{run} is not finished: {missing[0]} is not done; run ./run_all.sh params/{run}.yaml first")
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for content in made.values():
+        for name in content["figures"]:
+            shutil.copy(paths.figures(run) / name, target / name)
+    about = {stage: {key: content[key] for key in ("seconds", "seed", "threads", "device", "versions", "git", "finished", "peak_memory_mib")}
+             for stage, content in made.items()}
+    manifest.write_json(about, target / "provenance.json")
+    manifest.write_json({stage: content["seconds"] for stage, content in made.items()}, target / "seconds.json")
+    print(f"{paths.shown(target)}: {sum(1 for _ in target.iterdir())} files")
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m hippo_utils.reporting", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("compare").add_argument("runs", nargs="*")
+    commands.add_parser("keep").add_argument("runs", nargs="+")
+    again = commands.add_parser("redraw")
+    again.add_argument("run")
+    again.add_argument("stage", choices=manifest.STAGES)
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "redraw":
+            from hippo_utils.reporting import figures
+            figures.redraw(options.run, options.stage)
+            return 0
+        if options.command == "keep":
+            for run in options.runs:
+                keep(run)
+            return 0
+        runs = options.runs or sorted(folder.name for folder in paths.REFERENCE.iterdir() if folder.is_dir())
+        return max((comparison.report(run) for run in runs), default=0)
+    except (manifest.StageError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
