@@ -39,7 +39,10 @@ BenchmarkName = Literal["medmcqa", "medqa", "pubmedqa", "usmle_step1", "usmle_st
 
 
 class ParamsError(ValueError):
-    """A user's mistake in a parameter file, as one sentence."""
+    """A user's mistake in a parameter file, as one sentence on one line."""
+
+    def __init__(self, sentence: str):
+        super().__init__(" ".join(sentence.split()))
 
 
 class Section(BaseModel):
@@ -250,7 +253,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         hint = f"; did you mean params/{near[0]}.yaml?" if near else f"; there are {', '.join(f.stem for f in paths.params_files())}"
         raise ParamsError(f"{paths.shown(path)}: no such file{hint}") from None
     except YAML_ERRORS as error:
-        raise ParamsError(f"{paths.shown(path)}: not readable as YAML: {' '.join(str(error).split())}") from None
+        raise ParamsError(f"{paths.shown(path)}: not readable as YAML: {error}") from None
     except OSError as error:
         raise ParamsError(f"{paths.shown(path)}: cannot be read: {error.strerror}") from None
     if not isinstance(content, dict):
@@ -299,7 +302,7 @@ def _sentence(error: dict, origin: str) -> str:
             said += f"; did you mean {near[0]}?" if near else ""
         place = [part for part in place if not part.startswith(("list[", "literal["))]  # branches of a union
     where = ".".join(place) or "the file as a whole"
-    return " ".join(f"{origin}: {where}: {said}".split())
+    return f"{origin}: {where}: {said}"
 
 
 def _short(value: Any) -> str:
@@ -346,7 +349,7 @@ def _setting(setting: str) -> dict:
     try:
         value = yaml.load(value, Loader=_Loader)
     except YAML_ERRORS as error:
-        raise ParamsError(f"--set {setting}: the value is not readable as YAML: {' '.join(str(error).split())}") from None
+        raise ParamsError(f"--set {setting}: the value is not readable as YAML: {error}") from None
     for part in reversed(key.split(".")):
         value = {part: value}
     return value
