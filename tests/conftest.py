@@ -106,7 +106,7 @@ class Project:
 
 def executed(printed: str) -> list[str]:
     """The stages that a run executed, in the order of their starting."""
-    return re.findall(r"^\[[\d:]+\] \S+ +(\d\d_\w+) +(?!done|FAILED|shared|figures)", printed, re.M)
+    return re.findall(r"^\[[\d:]+\] \S+ +(\d\d_\w+) +(?! |done|FAILED|shared|figures)", printed, re.M)
 
 
 def checkout(folder: Path, parts: tuple[str, ...]) -> Path:
@@ -129,7 +129,7 @@ MARK = "one"
 
 
 def write(stage):
-    lines = [f"{stage.name} seed {stage.settings.seed} beta {stage.settings.preference.dpo.beta if stage.name == '04_preference' else '-'}"]
+    lines = [f"{stage.name} seed {stage.settings.seed} bins {stage.settings.calibration.bins if stage.name == '07_calibration' else '-'}"]
     lines += [stage.input(needed, "made.txt").read_text() for needed in manifest.NEEDS[stage.name]]
     (stage.folder / "made.txt").write_text("\\n".join(lines))
     stage.figure_path(f"fig_{stage.name}.csv").write_text(lines[0])

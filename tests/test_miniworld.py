@@ -199,8 +199,9 @@ def test_there_are_many_wordings_and_several_true_values_are_used():
 def test_imagined_passages_say_so_and_carry_no_information():
     here, rows = world(), general.base_documents(world(), 2000, 3)
     counts = Counter(row["source"] for row in rows)
-    assert counts == {"mini_imagined": 1000, "mini_general": 500, "mini_general_questions": 500}
-    assert all(row["text"].startswith("Imagine: ") == (row["source"] == "mini_imagined") for row in rows)
+    assert counts == {"mini_imagined": 1000, "mini_general": 400, "mini_general_questions": 600}
+    marked = [row["text"].startswith(general.IMAGINE + " ") or row["text"].endswith("\n" + general.IMAGINED) for row in rows]
+    assert marked == [row["source"] == "mini_imagined" for row in rows]
     plain = "\n".join(row["text"] for row in rows if row["source"] != "mini_imagined")
     assert not any(w.mentions(plain, name) for name in here.groups)
     imagined = "\n".join(row["text"] for row in rows if row["source"] == "mini_imagined")

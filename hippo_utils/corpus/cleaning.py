@@ -7,15 +7,18 @@ import pandas as pd
 
 BOILERPLATE = re.compile(r"(?:downloaded from|all rights reserved|click here|cookie policy|subscribe to|copyright ©)", re.IGNORECASE)
 URL = re.compile(r"(?:https?://|www\.)\S+")
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\ufeff\u00ad]")
+BREAK = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")  # other ways to end a line or page: the words at both sides stay two words
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\ufeff\u00ad]")
+MEANT = "\u00b2\u00b3\u00b9\u2070-\u207f\u00bc-\u00be\u2150-\u215f\u2189"  # superscripts and fractions: NFKC makes 109 of 10⁹ and 11⁄2 of 1½
+NOT_MEANT = re.compile(f"[^{MEANT}]+")
 
 
 def _unicode(text: str) -> str:
-    return unicodedata.normalize("NFKC", text)
+    return NOT_MEANT.sub(lambda run: unicodedata.normalize("NFKC", run[0]), text)
 
 
 def _control(text: str) -> str:
-    return CONTROL.sub("", text)
+    return CONTROL.sub("", BREAK.sub("\n", text))
 
 
 def _urls(text: str) -> str:
@@ -37,11 +40,9 @@ def _repeated(text: str) -> str:
     """A sentence that repeats the one right before it is dropped (extraction from PDF doubles lines)."""
     lines = []
     for line in text.split("\n"):
-        kept = []
-        for sentence in _sentences(line):
-            if not (kept and sentence and kept[-1] == sentence):
-                kept.append(sentence)
-        lines.append(" ".join(kept))
+        sentences = _sentences(line)
+        kept = [sentence for before, sentence in zip([None, *sentences], sentences) if sentence != before]
+        lines.append(" ".join(kept) if len(kept) < len(sentences) else line)
     return "\n".join(lines)
 
 

@@ -19,6 +19,7 @@ from hippo_utils.records import STAGES
 
 TASKS = Path(__file__).parent / "tasks"
 ANSWER = re.compile(r"Answer:\s*(.+)")
+LETTER = re.compile(r"\(([a-j])\)|([a-j])(?:[.:)]|$)")  # "(b) ..." or "b", but not the article in "a beta blocker"
 NO_ANSWER = -1  # the prediction of a reply in which no option can be found; it counts as wrong
 
 
@@ -91,6 +92,8 @@ def _answer(sample: dict, protocol: str, wrapped) -> dict:
         chosen = parse_answer(text, options)
         return {"log_likelihoods": [], "option_bytes": [], "generated_text": text, "tokens_cut": 0, "prediction": chosen, "correct": chosen == right}
     scores = [float(score) for score, _ in sample["filtered_resps"]]
+    if np.isnan(scores).any():
+        raise StageError(f"{sample['doc']['id']}: the model's log-likelihoods are not numbers ({scores}); its weights are broken, or its precision is too low")
     chosen = int(np.argmax(scores))
     cut = max(wrapped.tokens_cut.get(tuple(arguments), 0) for arguments in _arguments(sample))
     return {"log_likelihoods": scores, "option_bytes": [len(option.encode()) for option in options], "generated_text": None,
@@ -107,14 +110,17 @@ def parse_answer(text: str, options: list[str]) -> int:
     found = ANSWER.findall(text)
     if not found:
         return NO_ANSWER
-    said = found[-1].strip().strip(".").lower()
-    plain = [option.lower() for option in options]
+    said = _bare(found[-1])
+    plain = [_bare(option) for option in options]
     if said in plain:
         return plain.index(said)
-    letter = re.match(r"\(?([a-j])\)?(?:[.:)\s]|$)", said)
-    if letter and ord(letter[1]) - ord("a") < len(options):
-        return ord(letter[1]) - ord("a")
-    return NO_ANSWER
+    letter = LETTER.match(said)
+    number = "abcdefghij".index(letter[1] or letter[2]) if letter else NO_ANSWER
+    return number if number < len(options) else NO_ANSWER
+
+
+def _bare(text: str) -> str:
+    return text.strip().strip(".").lower()
 
 
 def order(predictions: pd.DataFrame) -> pd.DataFrame:

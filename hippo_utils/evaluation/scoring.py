@@ -73,6 +73,8 @@ def ladder(joined: pd.DataFrame, rows: list[tuple[str, str, str]], *, shots: int
         old = (pooled["stages"] == against) & (pooled["protocol"] == "option_text") & (pooled["shots"] == shots)
         for (benchmark, group), part in pooled[new].groupby(["benchmark", "group"], sort=False):
             here = (pooled["benchmark"] == benchmark) & (pooled["group"] == group)
+            if not (old & here).any():  # a run need not evaluate every stage
+                continue
             lines.append({"stages": stages, "protocol": protocol, "compared_with": against, "benchmark": benchmark, "group": group}
                          | difference(pooled, old & here, new & here, seed, resamples))
     table = pd.DataFrame(lines)
@@ -169,7 +171,41 @@ def conclusions(paired: pd.DataFrame) -> list[str]:
             verdict = "better; the interval excludes 0"
         elif row["difference_high"] < 0:
             verdict = "worse; the interval excludes 0"
+        elif row["smallest_detectable"] != row["smallest_detectable"]:
+            verdict = "no difference shown (too few items are answered differently for any to be seen)"
         else:
             verdict = f"no difference shown (one of {100 * row['smallest_detectable']:.0f} points would have been seen 8 times in 10)"
         said.append(f"{what}: {size}: {verdict}.")
     return said
+
+
+def claims(paired: pd.DataFrame, pooled: pd.DataFrame, found: pd.DataFrame | None, control: pd.DataFrame, group: str) -> pd.DataFrame:
+    """The claims of this run as data: what is claimed, the value with its interval, the bar it must clear, and whether it does.
+
+    Only of the pooled one-step knowledge items of `group`; statements about this run, never about the paper's numbers.
+    """
+    def step(stages: str, against: str) -> pd.Series:
+        found = paired[(paired["stages"] == stages) & (paired["compared_with"] == against) & (paired["protocol"] == "option_text")
+                       & (paired["benchmark"] == POOLED) & (paired["group"] == group)]
+        return found.iloc[0]
+
+    rows = []
+    for stages, against, bar in (("CP+SFT", "base", 0.25), ("CP+SFT", "SFT", 0.15)):
+        row = step(stages, against)
+        rows.append({"claim": f"{stages} is at least {100 * bar:.0f} points above {against}, interval above 0", "n": row["n"], "value": row["difference"],
+                     "low": row["difference_low"], "high": row["difference_high"], "holds": row["difference"] >= bar and row["difference_low"] > 0})
+    row = step("CP+SFT+DPO", "CP+SFT")
+    rows.append({"claim": "DPO costs at most 5 points", "n": row["n"], "value": row["difference"], "low": row["difference_low"],
+                 "high": row["difference_high"], "holds": row["difference"] >= -0.05})
+    if found is not None:
+        guess = shortcut_accuracies(found)
+        guess = guess[(guess["benchmark"] == POOLED) & (guess["group"] == group) & guess["guesser"].isin(["frequency", "ngrams"])]
+        best = guess.loc[guess["accuracy"].idxmax()]
+        base = pooled[(pooled["stages"] == "base") & (pooled["benchmark"] == POOLED) & (pooled["group"] == group) & (pooled["protocol"] == "option_text")].iloc[0]
+        rows.append({"claim": f"the base guesses: inside the 95 % interval of the better shortcut guesser ({best['guesser']})", "n": base["n"],
+                     "value": base["accuracy"], "low": best["ci_low"], "high": best["ci_high"], "holds": best["ci_low"] <= base["accuracy"] <= best["ci_high"]})
+    if len(control):
+        worst = control.loc[control["p_holm"].idxmin()]
+        rows.append({"claim": "no stage is above the better guesser on control facts (smallest p after Holm)", "n": worst["n"], "value": worst["p_holm"],
+                     "low": np.nan, "high": np.nan, "holds": worst["p_holm"] > 0.05})
+    return pd.DataFrame(rows)

@@ -37,10 +37,11 @@ def differences(reference: pd.DataFrame, run: pd.DataFrame, keys: list[str], rul
         if isinstance(rule, tuple):
             low, high = both[rule[0]], both[rule[1]]
             slack = (high - low) / 2
-            outside += int(((here < low - slack) | (here > high + slack)).sum())
+            outside += int((~here.between(low - slack, high + slack)).sum())
             compared += len(both)
             continue
-        wrong = both[(there != here) if rule == "exact" else ((here - there).abs() > rule * there.abs())]
+        agree = there == here if rule == "exact" else (here - there).abs() <= rule * there.abs()
+        wrong = both[~agree]  # what is not a number agrees with nothing
         if len(wrong):
             first = wrong.iloc[0]
             said.append(f"{column} differs in {len(wrong)} rows, first: {' '.join(map(str, first[keys]))}: {first[column]:g} in the reference, {first[column + '_run']:g} here")

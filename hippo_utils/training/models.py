@@ -135,9 +135,19 @@ def merge_error(model, token_ids: list[list[int]]) -> float:
     import torch
     ids = torch.tensor(token_ids, device=model.device)
     with torch.no_grad():
-        apart = model.eval()(ids).logits
+        apart = plain(model).eval()(ids).logits
         merged = copy.deepcopy(model).merge_and_unload()(ids).logits
     return float((apart - merged).abs().max())
+
+
+def plain(model):
+    """`model` without the forward methods that trainers put on it (TRL its fused loss, accelerate its mixed precision).
+
+    They hold on to the model they were made for: a copy of it would go on computing with the original's weights.
+    """
+    for module in model.modules():
+        module.__dict__.pop("forward", None)
+    return model
 
 
 def parameters(model) -> dict[str, int]:

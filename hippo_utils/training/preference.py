@@ -37,10 +37,10 @@ def train(model, tokenizer, pairs: pd.DataFrame, training: Dpo, *, folder, seed:
     run(trainer)
     tokens = sum(len(ids) for name in ("chosen", "rejected") for ids in tokenizer(list(pairs[name]))["input_ids"])
     log = check(trainer, started, round(training.epochs * tokens))
-    if training.loss == "sigmoid" and training.warmup > 0:
+    if training.loss == "sigmoid":
         first = float(log["loss"].iloc[0])
         assert abs(first - math.log(2)) < 1e-3, f"DPO must start at ln 2 = 0.6931, it started at {first:.4f}: the reference is not the policy"
-    return trainer.model.eval(), log
+    return models.plain(trainer.model).eval(), log
 
 
 def log_likelihoods(model, tokenizer, prompts: list[str], answers: list[str], end: str | None = None, batch: int = 32) -> pd.DataFrame:

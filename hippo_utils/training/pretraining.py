@@ -28,7 +28,7 @@ def train(model, tokenizer, texts: list[str], training: Training, *, folder, see
     trainer = Trainer(model=model, args=TrainingArguments(**arguments(training, folder, seed, len(rows))), train_dataset=examples)
     run(trainer)
     log = check(trainer, started, round(training.epochs * rows.size))
-    return model.eval(), log
+    return models.plain(model).eval(), log
 
 
 def perplexity(model, tokenizer, texts: list[str], length: int, batch: int = 32) -> dict[str, float]:
