@@ -42,7 +42,7 @@ def test_everything_is_executed_once_in_order(toy_done):
     assert executed(toy_done.printed) == STAGES
     assert "7 notebooks executed" in toy_done.printed
     made = (toy_done.outputs("07_calibration") / "made.txt").read_text()
-    assert made.count("01_corpus seed 0") == 15, "each stage hands on what it was given"  # 1 + 14 ways through NEEDS
+    assert made.count("01_corpus seed 0") == 9, "each stage hands on what it was given: nine ways lead from 01 to 07"
     for stage in STAGES:
         cells = json.loads((toy_done.outputs(stage) / f"{stage}.ipynb").read_text())["cells"]
         assert cells[-1]["execution_count"], "the executed notebook is there to be read"
@@ -92,8 +92,9 @@ def test_set_reaches_the_notebook(toy):
 
 
 def test_force_and_from(toy):
-    assert executed(toy("toy", "--force", "07", "--force", "06")) == ["06_ablations", "07_calibration"]
     assert toy.due("--force", "05") == STAGES[4:]
+    assert toy.due("--force", "07", "--force", "06_ablations") == ["06_ablations", "07_calibration"]
+    assert executed(toy("toy", "--force", "06")) == ["06_ablations"]
     toy.edit("07_calibration", "work.write(stage)", "work.write(stage)  # changed")
     assert executed(toy("toy", "--from", "07")) == ["07_calibration"]
     toy.edit("06_ablations", "work.write(stage)", "work.write(stage)  # changed")

@@ -5,6 +5,7 @@ the model write its steps and parses the answer. The tasks are YAML files in tas
 """
 
 import contextlib
+import functools
 import logging
 import re
 import tempfile
@@ -33,7 +34,10 @@ def few_shot_examples(items: pd.DataFrame, seed: int) -> pd.DataFrame:
 def tasks(items: pd.DataFrame, benchmarks: list[str], protocol: str, seed: int, limit: int | None = None) -> Iterator[list]:
     """lm-eval task objects for the test items of each benchmark, their data in a folder that goes away again."""
     from lm_eval.tasks import TaskManager
+    from lm_eval.utils import env
 
+    if not hasattr(env.from_string, "cache_info"):  # lm-eval compiles the same template anew for every item: half of the time
+        env.from_string = functools.lru_cache(env.from_string)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     examples = few_shot_examples(items, seed)
     test = items[items["split"] == "test"]
