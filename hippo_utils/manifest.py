@@ -235,6 +235,17 @@ def reasons(settings: Params, stage: str) -> list[str]:
     return found
 
 
+def equal_run(settings: Params, stage: str) -> str | None:
+    """Another run whose stage was made from an equal key and is still whole; None when there is none."""
+    wanted = key(settings, stage)
+    for file in sorted((paths.home() / "outputs").glob(f"*/{stage}/manifest.json")):
+        run = file.parent.parent.name
+        made = read(run, stage) if run != settings.run else None
+        if made and made["key"] == wanted and not (_changed(file.parent, made["outputs"]) or _changed(paths.figures(run), made["figures"])):
+            return run
+    return None
+
+
 # --- a stage at work -----------------------------------------------------------------------------------------------
 
 @dataclass

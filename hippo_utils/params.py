@@ -329,16 +329,45 @@ def resolve(content: dict, origin: str = "parameters") -> Params:
         raise ParamsError(_sentence(error.errors()[0], origin)) from None
 
 
+def _file(file: str | Path) -> Path:
+    """A path as given, or the file of that name in params/."""
+    return paths.PARAMS / f"{file}.yaml" if Path(file).suffix != ".yaml" and RUN_NAME.fullmatch(str(file)) else Path(file)
+
+
 def load(file: str | Path, settings: list[str] = ()) -> Params:
-    """Parameters of one file (a path, or the name of a file in params/), with `section.key=value` settings on top."""
-    path = Path(file)
-    if path.suffix != ".yaml":
-        path = paths.PARAMS / f"{file}.yaml" if RUN_NAME.fullmatch(str(file)) else path
+    """Parameters of one run's file (a path, or the name of a file in params/), with `section.key=value` settings on top."""
+    path = _file(file)
     content = read_yaml(path)
-    content = _extended(content, paths.shown(path))
+    if "variants" in content:
+        raise ParamsError(f"{paths.shown(path)}: a study of several runs, not one run; start it with ./run_all.sh {paths.shown(path)}")
+    return _resolved(content, {}, settings, paths.shown(path))
+
+
+def load_runs(file: str | Path, settings: list[str] = ()) -> list[Params]:
+    """The runs of a file: one, or for a study one per entry of `variants`, named <run>-<variant>.
+
+    A variant is what a params file is, merged over the rest of the study's file; its own `extends` replaces the study's.
+    """
+    path = _file(file)
+    content = read_yaml(path)
+    if "variants" not in content:
+        return [load(file, settings)]
+    origin, variants, study = paths.shown(path), content.pop("variants"), content.get("run")
+    if not isinstance(variants, dict) or not variants or not all(isinstance(variant, dict | None) for variant in variants.values()):
+        raise ParamsError(f"{origin}: variants: expected `name: {{settings}}` lines, got {_short(variants)}")
+    runs = []
+    for name, variant in variants.items():
+        variant = dict(variant or {})
+        below = content | ({"extends": variant.pop("extends")} if "extends" in variant else {})
+        runs.append(_resolved(below, variant | {"run": f"{study}-{name}"}, settings, f"{origin}: variants.{name}"))
+    return runs
+
+
+def _resolved(content: dict, above: dict, settings: list[str], origin: str) -> Params:
+    content = merge(_extended(content, origin), above)
     for setting in settings:
         content = merge(content, _setting(setting))
-    return resolve(content, paths.shown(path) + ("" if not settings else " with --set"))
+    return resolve(content, origin + ("" if not settings else " with --set"))
 
 
 def _setting(setting: str) -> dict:

@@ -50,8 +50,13 @@ def notebook(stage: str) -> Path:
 
 
 def params_files() -> list[Path]:
-    """All parameter files of the project, in alphabetical order."""
-    return sorted(PARAMS.glob("*.yaml"))
+    """The files of params/ that describe one run, in alphabetical order."""
+    return sorted(file for file in PARAMS.glob("*.yaml") if not file.stem.startswith("study_"))
+
+
+def study_files() -> list[Path]:
+    """The files of params/ that describe a study, which is several runs."""
+    return sorted(PARAMS.glob("study_*.yaml"))
 
 
 def shown(path: Path) -> str:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hippo_utils import manifest, paths
-from hippo_utils.params import Params, ParamsError, load
+from hippo_utils.params import Params, ParamsError, load_runs
 
 DEFAULT_RUNS = ("mini_llama", "mini_mistral")
 PURPOSE = {
@@ -100,7 +100,9 @@ class Runner:
         if not why:
             self.redraw(settings, stage)
             return True
-        if twin and not manifest.reasons(next(s for s in self.runs if s.run == twin), stage):
+        if twin and manifest.reasons(next(s for s in self.runs if s.run == twin), stage):
+            twin = None
+        if twin := twin or (None if (settings.run, stage) in self.forced else manifest.equal_run(settings, stage)):
             manifest.adopt(settings, stage, twin)
             self.say(settings.run, stage, f"shared with {twin} (same parameters, same inputs)")
             return True
@@ -320,7 +322,8 @@ def main(arguments: list[str]) -> int:
         return execute(*arguments[1:3])
     options = parse(arguments)
     try:
-        runs = [load(file, options.set) for file in (options.params or DEFAULT_RUNS)]
+        files = {file: load_runs(file, options.set) for file in (options.params or DEFAULT_RUNS)}
+        runs = [settings for of_file in files.values() for settings in of_file]
         names = [settings.run for settings in runs]
         if double := {name for name in names if names.count(name) > 1}:
             raise ParamsError(f"run {', '.join(sorted(double))} is asked for twice; each params file of one call needs its own `run`")
@@ -342,7 +345,12 @@ def main(arguments: list[str]) -> int:
             return 0
         jobs = options.jobs or max(1, min(len(runs), (os.cpu_count() or 1) // max(settings.threads for settings in runs)))
         print(f"{', '.join(names)}: {len(stages)} notebooks each, {jobs} side by side. Educational and research material, not for clinical use.", flush=True)
-        return run(runs, stages=stages, force=forced, jobs=jobs)
+        code = run(runs, stages=stages, force=forced, jobs=jobs)
+        for file, of_file in files.items():
+            if len(of_file) > 1:  # a study
+                command = [sys.executable, "-m", "hippo_utils.reporting", "study", Path(file).stem, *(settings.run for settings in of_file)]
+                code = code or subprocess.run(command, cwd=paths.ROOT).returncode
+        return code
     except (ParamsError, manifest.StageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

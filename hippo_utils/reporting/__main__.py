@@ -2,6 +2,7 @@
 
     python -m hippo_utils.reporting compare [RUN ...]    is this machine's run the reference run, within tolerances?
     python -m hippo_utils.reporting keep RUN [RUN ...]   make a finished run the committed reference
+    python -m hippo_utils.reporting study NAME RUN ...   the runs of a study side by side: means, spread, claims
     python -m hippo_utils.reporting redraw RUN STAGE     draw a stage's figures again from their CSV files
 """
 
@@ -10,7 +11,7 @@ import shutil
 import sys
 
 from hippo_utils import manifest, paths
-from hippo_utils.reporting import comparison
+from hippo_utils.reporting import comparison, studies
 
 
 def keep(run: str) -> None:
@@ -36,6 +37,9 @@ def main(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("compare").add_argument("runs", nargs="*")
     commands.add_parser("keep").add_argument("runs", nargs="+")
+    study = commands.add_parser("study")
+    study.add_argument("name")
+    study.add_argument("runs", nargs="+")
     again = commands.add_parser("redraw")
     again.add_argument("run")
     again.add_argument("stage", choices=manifest.STAGES)
@@ -44,6 +48,9 @@ def main(arguments: list[str]) -> int:
         if options.command == "redraw":
             from hippo_utils.reporting import figures
             figures.redraw(options.run, options.stage)
+            return 0
+        if options.command == "study":
+            studies.report(options.name, options.runs)
             return 0
         if options.command == "keep":
             for run in options.runs:

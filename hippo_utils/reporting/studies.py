@@ -1,0 +1,52 @@
+"""The runs of a study side by side: what is the same for every seed, and how far do the numbers spread?
+
+Runs are called <study>-<variant>; variants that differ only by a seed at the end of their name (llama_seed0, llama_seed1)
+are replicates of one setting. Reads the tables of the runs, writes figures/<study>/.
+"""
+
+import re
+
+import pandas as pd
+
+from hippo_utils import manifest, paths
+from hippo_utils.reporting.tables import DIGITS, markdown
+
+KEYS = ["setting", "stages", "benchmark", "group", "shots", "protocol"]
+
+
+def setting_of(run: str, study: str) -> str:
+    """The setting that a run replicates: its variant's name without the seed at the end."""
+    return re.sub(r"[-_]?(seed)?[-_]?\d+$", "", run.removeprefix(study).strip("-_")) or study
+
+
+def collect(study: str, runs: list[str], table: str) -> pd.DataFrame:
+    """One table of all runs, each row with its run and setting."""
+    parts = []
+    for run in runs:
+        file = paths.figures(run) / f"table_{table}.csv"
+        if not file.is_file():
+            raise manifest.StageError(f"{paths.shown(file)} is missing; {run} is not finished")
+        parts.append(pd.read_csv(file).assign(run=run, setting=setting_of(run, study)))
+    return pd.concat(parts, ignore_index=True)
+
+
+def spread(rows: pd.DataFrame, keys: list[str], value: str) -> pd.DataFrame:
+    """Over the replicates of each setting: how many, mean, standard deviation, smallest and largest value."""
+    return rows.groupby(keys, sort=False)[value].agg(runs="size", mean="mean", sd="std", min="min", max="max").reset_index()
+
+
+def report(study: str, runs: list[str]) -> None:
+    """Write table_spread (accuracies), table_claims and table_preferences of a study, and print what holds in how many runs."""
+    folder = paths.figures(study)
+    folder.mkdir(parents=True, exist_ok=True)
+    accuracies = collect(study, runs, "pooled")
+    claims = collect(study, runs, "claims")
+    preferences = collect(study, runs, "preferences")
+    made = {"spread": spread(accuracies, KEYS, "accuracy"), "claims": claims[["setting", "run", "claim", "n", "value", "low", "high", "holds"]],
+            "preferences": spread(preferences, ["setting", "kind", "measure"], "difference")}
+    for name, table in made.items():
+        table.to_csv(folder / f"table_{name}.csv", index=False, float_format=DIGITS, lineterminator="\n")
+        (folder / f"table_{name}.md").write_text(markdown(table) + "\nNot for clinical use.\n", encoding="utf-8")
+    print(f"{len(runs)} runs side by side, in {paths.shown(folder)}:")
+    for claim, part in claims.groupby("claim", sort=False):
+        print(f"  {int(part['holds'].sum())} of {len(part)} runs: {claim}")
