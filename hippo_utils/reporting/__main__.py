@@ -3,6 +3,7 @@
     python -m hippo_utils.reporting compare [RUN ...]    is this machine's run the reference run, within tolerances?
     python -m hippo_utils.reporting keep RUN [RUN ...]   make a finished run the committed reference
     python -m hippo_utils.reporting study NAME RUN ...   the runs of a study side by side: means, spread, claims
+    python -m hippo_utils.reporting readme               write the README's numbers from the reference runs
     python -m hippo_utils.reporting redraw RUN STAGE     draw a stage's figures again from their CSV files
 """
 
@@ -11,7 +12,7 @@ import shutil
 import sys
 
 from hippo_utils import manifest, paths
-from hippo_utils.reporting import comparison, studies
+from hippo_utils.reporting import comparison, studies, summary
 
 
 def keep(run: str) -> None:
@@ -37,6 +38,7 @@ def main(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("compare").add_argument("runs", nargs="*")
     commands.add_parser("keep").add_argument("runs", nargs="+")
+    commands.add_parser("readme")
     study = commands.add_parser("study")
     study.add_argument("name")
     study.add_argument("runs", nargs="+")
@@ -48,6 +50,11 @@ def main(arguments: list[str]) -> int:
         if options.command == "redraw":
             from hippo_utils.reporting import figures
             figures.redraw(options.run, options.stage)
+            return 0
+        if options.command == "readme":
+            file = paths.ROOT / "README.md"
+            runs = sorted(folder.name for folder in paths.REFERENCE.iterdir() if folder.is_dir())
+            file.write_text(summary.readme(file.read_text(encoding="utf-8"), runs), encoding="utf-8")
             return 0
         if options.command == "study":
             studies.report(options.name, options.runs)

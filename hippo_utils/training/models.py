@@ -22,12 +22,14 @@ BASE_FILE = "base.json"  # names a base that was loaded and not copied
 
 
 def quiet() -> None:
-    """Keep the libraries' progress bars and advice out of the notebooks; warnings of substance stay."""
+    """Keep the libraries' progress bars and advice out of the notebooks, and TRL from reporting its use; warnings of substance stay."""
     import warnings
 
     import datasets
     import transformers
+    from huggingface_hub import constants
     from transformers.utils import logging
+    constants.HF_HUB_DISABLE_TELEMETRY = True  # the environment variable is only read when huggingface_hub is imported
     warnings.filterwarnings("ignore", message=".*is deprecated and will be removed.*", category=FutureWarning)  # the libraries among themselves
     datasets.disable_progress_bars()
     transformers.logging.set_verbosity_error()

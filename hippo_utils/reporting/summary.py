@@ -1,0 +1,56 @@
+"""The README's numbers, written from the committed reference runs and never by hand."""
+
+import json
+import re
+
+import pandas as pd
+
+from hippo_utils import manifest, paths
+
+BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- end of results -->)", re.DOTALL)
+ROWS = [("base", "base"), ("CP", "+ CP"), ("SFT", "+ SFT"), ("CP+SFT", "+ CP + SFT"), ("CP+SFT+DPO", "+ CP + SFT + DPO")]
+
+
+def cell(table: pd.DataFrame, **where) -> str:
+    """One accuracy in percent with its 95 % interval."""
+    for column, value in where.items():
+        table = table[table[column] == value]
+    row = table.iloc[0]
+    return f"{100 * row['accuracy']:.0f} ({100 * row['ci_low']:.0f}–{100 * row['ci_high']:.0f})"
+
+
+def results(runs: list[str]) -> str:
+    """Markdown: the ablation on pooled knowledge items by group, preference accuracy, the claims, and seconds per stage."""
+    lines = ["Zero-shot accuracy in % with its 95 % interval, on all one-step knowledge items (chance is about 23; seed 0, option-text log-likelihood):", "",
+             "| | " + " | ".join(f"{run}: {group}" for run in runs for group in ("held-out", "seen", "control")) + " |",
+             "| --- |" + " --- |" * (3 * len(runs))]
+    pooled = {run: pd.read_csv(paths.REFERENCE / run / "table_pooled.csv") for run in runs}
+    for stages, name in ROWS:
+        cells = [cell(pooled[run], stages=stages, protocol="option_text", benchmark="knowledge", group=group)
+                 for run in runs for group in ("held_out", "seen", "control")]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    counts = {(group, n) for run in runs for group, n in pooled[run].query("benchmark == 'knowledge' and group != 'all'")[["group", "n"]].itertuples(index=False)}
+    lines += ["", "Items: " + ", ".join(f"{n} {group.replace('_', '-')}" for group, n in sorted(counts)) + ". *Held-out* facts stand in the documents only, "
+              "*seen* facts in the instructions too, *control* facts in no training text at all.", ""]
+    for run in runs:
+        preference = pd.read_csv(paths.REFERENCE / run / "table_preferences.csv").query("measure == 'summed'").set_index("kind")
+        parts = [f"{kind} {row['before']:.2f} → {row['after']:.2f} ({row['difference']:+.2f}, {row['difference_low']:+.2f} to {row['difference_high']:+.2f}; n = {row['n']:.0f})"
+                 for kind, row in preference.iterrows()]
+        lines.append(f"* {run}, preference accuracy on held-out questions before → after DPO: " + "; ".join(parts) + ".")
+    lines += ["", "Each run checks claims whose bars were set beforehand (`table_claims`):", "", "| claim | " + " | ".join(runs) + " |", "| --- |" + " --- |" * len(runs)]
+    claims = {run: pd.read_csv(paths.REFERENCE / run / "table_claims.csv") for run in runs}
+    for number in range(len(claims[runs[0]])):
+        rows = [claims[run].iloc[number] for run in runs]
+        name = re.sub(r" \((frequency|ngrams)\)$", "", rows[0]["claim"])
+        lines.append(f"| {name} | " + " | ".join(f"{'holds' if row['holds'] else 'FAILS'} ({row['value']:+.3f})" for row in rows) + " |")
+    seconds = {run: json.loads((paths.REFERENCE / run / "seconds.json").read_text()) for run in runs}
+    lines += ["", "Seconds per stage on the reference machine (2 cores, both runs side by side, one thread each):", "",
+              "| | " + " | ".join(stage[:2] for stage in manifest.STAGES) + " | together |", "| --- |" + " --- |" * (len(manifest.STAGES) + 1)]
+    for run in runs:
+        lines.append(f"| {run} | " + " | ".join(f"{seconds[run][stage]:.0f}" for stage in manifest.STAGES) + f" | {sum(seconds[run].values()):.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def readme(text: str, runs: list[str]) -> str:
+    """The README with its results block written anew."""
+    return BLOCK.sub(lambda found: found[1] + results(runs) + found[2], text)
