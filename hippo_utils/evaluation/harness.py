@@ -33,9 +33,12 @@ def few_shot_examples(items: pd.DataFrame, seed: int) -> pd.DataFrame:
 @contextlib.contextmanager
 def tasks(items: pd.DataFrame, benchmarks: list[str], protocol: str, seed: int, limit: int | None = None) -> Iterator[list]:
     """lm-eval task objects for the test items of each benchmark, their data in a folder that goes away again."""
+    import datasets
     from lm_eval.tasks import TaskManager
     from lm_eval.utils import env
 
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # it reports every loading, even of a local file, to a server
+    datasets.disable_progress_bars()
     if not hasattr(env.from_string, "cache_info"):  # lm-eval compiles the same template anew for every item: half of the time
         env.from_string = functools.lru_cache(env.from_string)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)

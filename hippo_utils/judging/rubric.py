@@ -47,4 +47,4 @@ def judge(world: World, candidates: pd.DataFrame) -> pd.DataFrame:
         rows.append({"id": identity, "judge": JUDGE, "best": best, "scores": points,
                      "reason": "; ".join(f"{number + 1}: {why}" for number, (_, why) in enumerate(scored))})
     verdicts = pd.DataFrame(rows, columns=["id", "judge", "best", "scores", "reason"])
-    return verdicts.astype({"best": object}).where(verdicts["best"].notna(), None)
+    return verdicts.assign(best=pd.Series([row["best"] for row in rows], dtype=object))  # else a tie makes 1.0 and nan of 1 and None

@@ -90,7 +90,7 @@ def _curves(axes, frame: pd.DataFrame, colours: dict) -> None:
 
 
 def _corpus(figure: Figure, frame: pd.DataFrame) -> None:
-    figure.set_size_inches(SIZE, 0.4 + 0.3 * len(frame))
+    figure.set_size_inches(SIZE, max(2.0, 0.4 + 0.3 * len(frame)))
     axes = figure.subplots()
     kinds = dict(zip(dict.fromkeys(frame["kind"]), PALETTE))
     places = range(len(frame))[::-1]
@@ -115,8 +115,8 @@ def _pretraining(figure: Figure, frame: pd.DataFrame) -> None:
     _bars(right, bars, "x", "series", STAGE_COLOURS, y="y", names={name: name.removeprefix("mini_") for name in bars["x"]})
     for bar in right.patches:
         right.annotate(f"{bar.get_height():.1f}", (bar.get_x() + bar.get_width() / 2, bar.get_height()), ha="center", va="bottom", fontsize=7)
-    right.set(ylabel="perplexity", title="Documents set aside, lower is better")
-    right.legend()
+    right.set(ylabel="perplexity", title="Documents set aside, lower is better", ylim=(0, 1.3 * bars["y"].max()))
+    right.legend(loc="upper center", ncols=2)
 
 
 def _instruction(figure: Figure, frame: pd.DataFrame) -> None:
