@@ -51,7 +51,7 @@ def execute(stage: str, run: str) -> int:
         papermill.execute_notebook(
             str(paths.notebook(stage)), str(notebook), parameters=parameters, kernel_name="python3", cwd=str(paths.ROOT),
             progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr,
-            extra_arguments=["--IPKernelApp.log_level=40"])  # silences a frightening line about encryption
+            extra_arguments=["--IPKernelApp.log_level=50"])  # silences frightening lines about encryption and about its own end
     except PapermillExecutionError as error:
         words = f"{error.ename}: {error.evalue}".strip().splitlines()
         print("\n" + FAILURE + json.dumps({"cell": error.cell_index, "error": words[0] if error.ename == "StageError" else words[-1]}))

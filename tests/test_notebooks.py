@@ -127,9 +127,14 @@ def test_the_notebooks_that_train_nothing_do_not_import_torch():
 
 # --- the README ------------------------------------------------------------------------------------------------------
 
+def blocks(language: str = "") -> list[str]:
+    """The README's code blocks of one language."""
+    return [text for kind, text in re.findall(r"^```(\w*)\n(.*?)^```$", README, re.M | re.S) if kind == language]
+
+
 def commands() -> list[str]:
     """The lines of the README's code blocks that are commands, their explanations taken off."""
-    lines = [line for block in re.findall(r"^```\n(.*?)^```", README, re.M | re.S) for line in block.splitlines()]
+    lines = [line for block in blocks() for line in block.splitlines()]
     return [re.split(r"\s+#|\s{3,}", line)[0] for line in lines if re.match(r"(\./|python |papermill )", line)]
 
 
@@ -149,7 +154,7 @@ def test_every_path_that_the_readme_names_exists():
 
 
 def test_the_map_names_the_rooms_that_there_are():
-    block = next(block for block in re.findall(r"^```\n(.*?)^```", README, re.M | re.S) if block.startswith("hippo_utils/"))
+    block = next(block for block in blocks() if block.startswith("hippo_utils/"))
     rooms = set(re.findall(r"^  (\w+)/", block, re.M))
     assert rooms == {folder.name for folder in (paths.ROOT / "hippo_utils").iterdir() if (folder / "__init__.py").is_file()}
     spine = re.search(r"^  ([\w, ]+?)  +the spine", block, re.M)[1].split(", ")

@@ -6,6 +6,7 @@ the model write its steps and parses the answer. The tasks are YAML files in tas
 
 import contextlib
 import functools
+import io
 import logging
 import re
 import tempfile
@@ -56,7 +57,9 @@ def tasks(items: pd.DataFrame, benchmarks: list[str], protocol: str, seed: int, 
                 part.to_json(files[name], orient="records", lines=True, force_ascii=False)
             asked.append({"task": f"hippo_{benchmark}_{protocol}", "dataset_kwargs": {"data_files": files, "cache_dir": f"{folder}/cache"}})
         manager = TaskManager(include_path=str(TASKS), include_defaults=False)
-        yield list(manager.load([{"group": "hippo", "task": asked}])["tasks"].values())  # as a group, so that names are looked up in TASKS
+        with contextlib.redirect_stderr(io.StringIO()):
+            loaded = manager.load([{"group": "hippo", "task": asked}])["tasks"]  # as a group, so that names are looked up in TASKS
+        yield list(loaded.values())
 
 
 def language_model(model, tokenizer, batch_tokens: int):
@@ -80,7 +83,8 @@ def answers(model, tokenizer, tasks: list, *, run: str, seed: int, stages: str, 
             task.set_config("generation_kwargs", {"max_gen_toks": rationale_tokens}, update=True)
     try:
         # evaluate and not simple_evaluate, which reads 14,000 task files and asks the machine for its inventory at every call
-        result = lm_eval.evaluate(wrapped, {task.config.task: task for task in tasks}, bootstrap_iters=0, log_samples=True)
+        with contextlib.redirect_stderr(io.StringIO()):  # progress bars that cannot be switched off; errors are exceptions
+            result = lm_eval.evaluate(wrapped, {task.config.task: task for task in tasks}, bootstrap_iters=0, log_samples=True)
     except ValueError as error:
         raise StageError(f"{stages}, {shots}-shot, {protocol}: {error}") from None
     rows = []
