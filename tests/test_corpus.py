@@ -290,6 +290,7 @@ def test_records_come_back_as_they_were(tmp_path):
     rows = pd.DataFrame([ROW, {**ROW, "id": "2", "text": "孕妇 \n禁用", "fact_ids": []}])
     assert records.write("document", rows, tmp_path / "deep" / "d.parquet") == 2
     assert records.read("document", tmp_path / "deep" / "d.parquet").to_dict("records") == rows.to_dict("records")
+    assert [file.name for file in (tmp_path / "deep").iterdir()] == ["d.parquet"]
 
 
 def test_an_empty_table_keeps_its_columns(tmp_path):

@@ -78,6 +78,9 @@ def test_lm_eval_renders_the_prompt_that_training_used(exam, protocol):
 
 
 def test_few_shot_examples_come_from_seen_development_items_only(exam):
+    exam = exam.copy()
+    development = exam.index[exam["split"] == "development"]
+    exam.loc[development[::5], "group"], exam.loc[development[2::5], "group"] = "held_out", "control"
     pool = harness.few_shot_examples(exam, 3)
     assert set(pool["split"]) == {"development"} and set(pool["group"]) == {"seen"}
     assert pool["id"].tolist() == harness.few_shot_examples(exam.sample(frac=1, random_state=1), 3)["id"].tolist() != harness.few_shot_examples(exam, 4)["id"].tolist()

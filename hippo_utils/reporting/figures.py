@@ -95,7 +95,7 @@ def _corpus(figure: Figure, frame: pd.DataFrame) -> None:
     kinds = dict(zip(dict.fromkeys(frame["kind"]), PALETTE))
     places = range(len(frame))[::-1]
     axes.barh(places, frame["tokens"], color=[kinds[kind] for kind in frame["kind"]])
-    names = [source.split(" (")[0].removeprefix("mini_") for source in frame["source"]]
+    names = [source.replace(" (deliberately false answers included)", ", false answers in").removeprefix("mini_") for source in frame["source"]]
     axes.set_yticks(places, [name + (", set aside" if kind == "held out" else "") for name, kind in zip(names, frame["kind"])])
     for place, tokens in zip(places, frame["tokens"]):
         axes.text(tokens, place, f" {tokens:,.0f}", va="center", fontsize=7)
