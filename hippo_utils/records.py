@@ -56,16 +56,31 @@ def to_table(kind: str, rows: Iterable[dict] | pd.DataFrame) -> pa.Table:
         if row.keys() != set(schema.names):
             missing, extra = sorted(set(schema.names) - row.keys()), sorted(row.keys() - set(schema.names))
             raise ValueError(f"row {number} is not a {kind} record: missing {missing or 'nothing'}, unknown {extra or 'nothing'}")
-    try:
-        table = pa.Table.from_pylist(rows, schema=schema)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise ValueError(f"these rows are not {kind} records: {error}") from None
+    columns = {name: [row[name] for row in rows] for name in schema.names}
+    table = pa.table([_column(kind, field, columns[field.name]) for field in schema], schema=schema)
     for name in set(schema.names) - OPTIONAL:
         if table[name].null_count:
             raise ValueError(f"column {name!r} of {kind} records has {table[name].null_count} empty values; it must have none")
     if "id" in schema.names and len(set(table["id"].to_pylist())) != len(table):
         raise ValueError(f"two {kind} records have the same id; ids must be unique within a file")
     return table
+
+
+def _column(kind: str, field: pa.Field, values: list) -> pa.Array:
+    """One column of records; ValueError names the row whose value does not fit."""
+    if pa.types.is_list(field.type):  # Arrow would take a text for a list of its letters
+        for number, value in enumerate(values):
+            if value is None or isinstance(value, str) or not hasattr(value, "__iter__"):
+                raise ValueError(f"row {number} is not a {kind} record: column {field.name!r} expects a list, got {value!r}")
+    try:
+        return pa.array(values, type=field.type)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        for number, value in enumerate(values):
+            try:
+                pa.array([value], type=field.type)
+            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+                raise ValueError(f"row {number} is not a {kind} record: column {field.name!r} expects {field.type}, got {value!r} ({error})") from None
+        raise
 
 
 def write(kind: str, rows: Iterable[dict] | pd.DataFrame, path: Path) -> int:

@@ -276,9 +276,8 @@ ROW = {"id": "1", "source": "s", "licence": "l", "text": "t", "fact_ids": ["a"]}
     ([{name: value for name, value in ROW.items() if name != "text"}], r"row 0 .*missing \['text'\]"),
     ([{**ROW, "text": None}], "'text' of document records has 1 empty"),
     ([ROW, ROW], "same id"),
-    ([{**ROW, "text": 5}], "not document records"),
-    pytest.param([ROW, {**ROW, "id": "2", "fact_ids": "abc"}], "fact_ids", marks=pytest.mark.xfail(
-        strict=True, reason="Arrow takes a text for a list of its letters; records.to_table must refuse it, naming row and column")),
+    ([{**ROW, "text": 5}], "row 0 is not a document record: column 'text' expects string, got 5"),
+    ([ROW, {**ROW, "id": "2", "fact_ids": "abc"}], "row 1 is not a document record: column 'fact_ids' expects a list"),
 ], ids=["unknown column", "missing column", "empty value", "same id", "wrong type", "text for a list"])
 def test_rows_that_do_not_fit_are_refused_by_name(tmp_path, rows, words):
     with pytest.raises(ValueError, match=words):

@@ -152,7 +152,7 @@ def test_tables_are_written_for_machines_and_for_people(tmp_path):
     assert (tmp_path / "table_main.csv").read_bytes() == b'name,share,n\na|b,0.333333,1000\n"c\nd",,2\n'
     text = (tmp_path / "table_main.md").read_text()
     assert "| a\\|b | 0.333 | 1000 |\n| c d |  | 2 |" in text
-    assert "Mini run: synthetic exams, not comparable with the paper." in text and "Not for clinical use." in text and "seed 0" in text
+    assert "Mini run: synthetic exams, not comparable with the paper." in text and "Not for clinical use." in text and "Seed 0" in text
     tables.write(stage_at(tmp_path / "paper", "paper"), "main", frame)
     assert "Mini run" not in (tmp_path / "paper" / "table_main.md").read_text()
 

@@ -184,19 +184,18 @@ def claims(paired: pd.DataFrame, pooled: pd.DataFrame, found: pd.DataFrame | Non
 
     Only of the pooled one-step knowledge items of `group`; statements about this run, never about the paper's numbers.
     """
-    def step(stages: str, against: str) -> pd.Series:
-        found = paired[(paired["stages"] == stages) & (paired["compared_with"] == against) & (paired["protocol"] == "option_text")
+    def step(stages: str, against: str) -> list[dict]:
+        chosen = paired[(paired["stages"] == stages) & (paired["compared_with"] == against) & (paired["protocol"] == "option_text")
                        & (paired["benchmark"] == POOLED) & (paired["group"] == group)]
-        return found.iloc[0]
+        return chosen.to_dict("records")  # none when a run leaves one of the two out
 
     rows = []
     for stages, against, bar in (("CP+SFT", "base", 0.25), ("CP+SFT", "SFT", 0.15)):
-        row = step(stages, against)
-        rows.append({"claim": f"{stages} is at least {100 * bar:.0f} points above {against}, interval above 0", "n": row["n"], "value": row["difference"],
-                     "low": row["difference_low"], "high": row["difference_high"], "holds": row["difference"] >= bar and row["difference_low"] > 0})
-    row = step("CP+SFT+DPO", "CP+SFT")
-    rows.append({"claim": "DPO costs at most 5 points", "n": row["n"], "value": row["difference"], "low": row["difference_low"],
-                 "high": row["difference_high"], "holds": row["difference"] >= -0.05})
+        rows += [{"claim": f"{stages} is at least {100 * bar:.0f} points above {against}, interval above 0", "n": row["n"], "value": row["difference"],
+                  "low": row["difference_low"], "high": row["difference_high"], "holds": row["difference"] >= bar and row["difference_low"] > 0}
+                 for row in step(stages, against)]
+    rows += [{"claim": "DPO costs at most 5 points", "n": row["n"], "value": row["difference"], "low": row["difference_low"],
+              "high": row["difference_high"], "holds": row["difference"] >= -0.05} for row in step("CP+SFT+DPO", "CP+SFT")]
     if found is not None:
         guess = shortcut_accuracies(found)
         guess = guess[(guess["benchmark"] == POOLED) & (guess["group"] == group) & guess["guesser"].isin(["frequency", "ngrams"])]

@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
             return 0
         if options.command == "readme":
             file = paths.ROOT / "README.md"
-            runs = sorted(folder.name for folder in paths.REFERENCE.iterdir() if folder.is_dir())
+            runs = sorted(folder.name for folder in paths.REFERENCE.glob("*") if folder.is_dir())
             file.write_text(summary.readme(file.read_text(encoding="utf-8"), runs), encoding="utf-8")
             return 0
         if options.command == "study":
@@ -63,8 +63,8 @@ def main(arguments: list[str]) -> int:
             for run in options.runs:
                 keep(run)
             return 0
-        runs = options.runs or sorted(folder.name for folder in paths.REFERENCE.iterdir() if folder.is_dir())
-        return max((comparison.report(run) for run in runs), default=0)
+        runs = options.runs or sorted(folder.name for folder in paths.REFERENCE.glob("*") if folder.is_dir())
+        return max([comparison.report(run) for run in runs], default=0)
     except (manifest.StageError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -52,7 +52,8 @@ def report(run: str) -> int:
     """Print the comparison of one run with its reference; 0 when it agrees, 1 when it does not."""
     reference, folder = paths.REFERENCE / run, paths.figures(run)
     if not reference.is_dir():
-        raise manifest.StageError(f"there is no reference for {run}; there is one for {', '.join(sorted(f.name for f in paths.REFERENCE.iterdir()))}")
+        kept = sorted(f.name for f in paths.REFERENCE.iterdir()) if paths.REFERENCE.is_dir() else []
+        raise manifest.StageError(f"there is no reference for {run}; there is one for {', '.join(kept) or 'no run yet'}")
     identical, worst = True, 0
     for table, (keys, rules) in RULES.items():
         name = f"table_{table}.csv"

@@ -11,7 +11,7 @@ def write(stage: Stage, name: str, frame: pd.DataFrame) -> pd.DataFrame:
     """Write a table of this stage to figures/<run>/table_<name>.csv and .md, and return it to be looked at."""
     frame.to_csv(stage.figure_path(f"table_{name}.csv"), index=False, float_format=DIGITS, lineterminator="\n")
     mark = "Mini run: synthetic exams, not comparable with the paper. " if stage.settings.scale == "mini" else ""
-    text = f"{markdown(frame)}\n{mark}Run {stage.settings.run}, seed {stage.settings.seed}. Not for clinical use.\n"
+    text = f"{markdown(frame)}\n{mark}Seed {stage.settings.seed}. Not for clinical use.\n"
     stage.figure_path(f"table_{name}.md").write_text(text, encoding="utf-8")
     return frame
 
