@@ -322,8 +322,8 @@ def main(arguments: list[str]) -> int:
         return execute(*arguments[1:3])
     options = parse(arguments)
     try:
-        files = {file: load_runs(file, options.set) for file in (options.params or DEFAULT_RUNS)}
-        runs = [settings for of_file in files.values() for settings in of_file]
+        files = [(file, load_runs(file, options.set)) for file in (options.params or DEFAULT_RUNS)]
+        runs = [settings for _, of_file in files for settings in of_file]
         names = [settings.run for settings in runs]
         if double := {name for name in names if names.count(name) > 1}:
             raise ParamsError(f"run {', '.join(sorted(double))} is asked for twice; each params file of one call needs its own `run`")
@@ -346,7 +346,7 @@ def main(arguments: list[str]) -> int:
         jobs = options.jobs or max(1, min(len(runs), (os.cpu_count() or 1) // max(settings.threads for settings in runs)))
         print(f"{', '.join(names)}: {len(stages)} notebooks each, {jobs} side by side. Educational and research material, not for clinical use.", flush=True)
         code = run(runs, stages=stages, force=forced, jobs=jobs)
-        for file, of_file in files.items():
+        for file, of_file in files:
             if len(of_file) > 1:  # a study
                 command = [sys.executable, "-m", "hippo_utils.reporting", "study", Path(file).stem, *(settings.run for settings in of_file)]
                 code = code or subprocess.run(command, cwd=paths.ROOT).returncode

@@ -1,0 +1,65 @@
+"""Studies: several runs in one file, and their numbers side by side."""
+
+import pandas as pd
+import pytest
+
+from hippo_utils import paths
+from hippo_utils.params import ParamsError, load, load_runs
+from hippo_utils.reporting import studies
+
+
+@pytest.mark.parametrize("file", [file.stem for file in paths.study_files()])
+def test_every_study_file_loads(file):
+    runs = load_runs(file)
+    assert len(runs) > 1 and len({settings.run for settings in runs}) == len(runs)
+    assert all(settings.run.startswith(f"{file}-") for settings in runs)
+
+
+def test_a_variant_is_its_base_with_its_own_values():
+    runs = {settings.run: settings for settings in load_runs("study_seeds")}
+    for family in ("llama", "mistral"):
+        for seed in range(3):
+            expected = load(f"mini_{family}", [f"seed={seed}", f"run=study_seeds-{family}_seed{seed}"])
+            assert runs[f"study_seeds-{family}_seed{seed}"].hash() == expected.hash()
+
+
+def test_a_study_is_not_one_run_and_one_run_is_not_a_study():
+    with pytest.raises(ParamsError, match="a study of several runs"):
+        load("study_seeds")
+    assert [settings.run for settings in load_runs("mini_llama")] == ["mini_llama"]
+
+
+@pytest.mark.parametrize("variants, words", [
+    ("variants: [1, 2]", "variants: expected"), ("variants: {a: 3}", "variants: expected"),
+    ("variants: {a: {extends: mini_llama, sead: 1}}", "variants.a: sead: unknown key; did you mean seed"),
+    ("variants: {a: {extends: mini_lama}}", "no such file; did you mean params/mini_llama.yaml"),
+    ("variants: {../a: {extends: mini_llama}}", "expected a plain name"),
+])
+def test_a_mistake_in_a_variant_is_one_sentence(tmp_path, variants, words):
+    (tmp_path / "study_x.yaml").write_text(f"run: study_x\n{variants}\n")
+    with pytest.raises(ParamsError, match=words) as error:
+        load_runs(tmp_path / "study_x.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_replicates_are_runs_that_differ_by_a_seed():
+    assert studies.setting_of("study_seeds-llama_seed0", "study_seeds") == "llama"
+    assert studies.setting_of("study_seeds-mistral_seed12", "study_seeds") == "mistral"
+    assert studies.setting_of("study_corpora-all", "study_corpora") == "all"
+
+
+def test_the_spread_is_over_the_replicates_of_one_setting(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HIPPO_HOME", str(tmp_path))
+    runs = ["s-a_seed0", "s-a_seed1", "s-b_seed0"]
+    for run, accuracy in zip(runs, (0.4, 0.6, 0.9)):
+        folder = paths.figures(run)
+        folder.mkdir(parents=True)
+        pd.DataFrame([{"run": run, "stages": "SFT", "benchmark": "knowledge", "group": "held_out", "shots": 0, "protocol": "option_text",
+                       "n": 10, "accuracy": accuracy}]).to_csv(folder / "table_pooled.csv", index=False)
+        pd.DataFrame([{"claim": "it learns", "n": 10, "value": accuracy, "low": 0, "high": 1, "holds": accuracy > 0.5}]).to_csv(folder / "table_claims.csv", index=False)
+        pd.DataFrame([{"kind": "all", "measure": "summed", "difference": accuracy}]).to_csv(folder / "table_preferences.csv", index=False)
+    studies.report("s", runs)
+    spread = pd.read_csv(paths.figures("s") / "table_spread.csv").set_index("setting")
+    assert spread.loc["a", "runs"] == 2 and spread.loc["a", "mean"] == 0.5 and spread.loc["a", "sd"] == pytest.approx(0.141421)
+    assert (spread.loc["a", "min"], spread.loc["a", "max"], spread.loc["b", "runs"]) == (0.4, 0.6, 1)
+    assert "2 of 3 runs: it learns" in capsys.readouterr().out
