@@ -131,10 +131,16 @@ def test_a_mistake_in_a_file_is_one_line_that_names_file_key_and_expectation(mis
 ])
 def test_on_the_command_line_a_mistake_ends_with_code_2_and_writes_nothing(arguments, parts, home, tmp_path):
     (tmp_path / "mine.yaml").write_text("extends: mini_llama\nprefernce: {}")
-    done = subprocess.run([sys.executable, "-m", "hippo_utils.run", *arguments], cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert not [part for part in parts if part not in done.stderr]
+    process = subprocess.Popen([sys.executable, "-m", "hippo_utils.run", *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        out, error = process.communicate(timeout=30)
+    except subprocess.TimeoutExpired:  # the mistake was not seen, and it trains: end it the way it ends its notebooks
+        process.terminate()
+        process.communicate(timeout=30)
+        raise
+    assert (process.returncode, out) == (2, "")
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert not [part for part in parts if part not in error]
     assert not home.exists()
 
 
