@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -61,8 +62,10 @@ class Project:
         return os.environ | {"PYTHONPATH": os.pathsep.join([str(GUARD), str(self.root)]), "HIPPO_HOME": str(self.home)}
 
     def start(self, *arguments: str, **options) -> subprocess.Popen:
+        # The tests may themselves run under nohup, whose ignored SIGHUP would be inherited.
         return subprocess.Popen([sys.executable, "-m", "hippo_utils.run", *arguments], cwd=self.root, env=self.environment(),
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL), **options)
 
     def __call__(self, *arguments: str, code: int = 0) -> str:
         """Run the runner; what it printed (both streams), after checking its exit code."""
