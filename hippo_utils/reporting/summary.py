@@ -44,7 +44,7 @@ def results(runs: list[str]) -> str:
         name = re.sub(r" \((frequency|ngrams)\)$", "", rows[0]["claim"])
         lines.append(f"| {name} | " + " | ".join(f"{'holds' if row['holds'] else 'FAILS'} ({row['value']:+.3f})" for row in rows) + " |")
     seconds = {run: json.loads((paths.REFERENCE / run / "seconds.json").read_text()) for run in runs}
-    lines += ["", "Seconds per stage on the reference machine (2 cores, both runs side by side, one thread each; other work shared the machine, an upper bound):", "",
+    lines += ["", "Seconds per stage on the reference machine (2 cores, both runs side by side, one thread each):", "",
               "| | " + " | ".join(stage[:2] for stage in manifest.STAGES) + " | together |", "| --- |" + " --- |" * (len(manifest.STAGES) + 1)]
     for run in runs:
         lines.append(f"| {run} | " + " | ".join(f"{seconds[run][stage]:.0f}" for stage in manifest.STAGES) + f" | {sum(seconds[run].values()):.0f} |")
