@@ -280,20 +280,21 @@ def test_candidates_are_what_their_kind_says():
         assert any(phrase in answer for phrase in axis for row in candidates() for answer in row["answers"])
 
 
-def test_length_and_place_do_not_give_the_better_answer_away():
+@pytest.mark.parametrize("measure", [len, lambda answer: len(re.findall(r"\w+|[^\w\s]", answer))], ids=["characters", "words"])
+def test_length_and_place_do_not_give_the_better_answer_away(measure):
     rows = [row for seed in range(3) for row in preferences.candidates(world(), 1000, seed)]
     for kind in ("fact", "style"):
         places, longer, best, others = [], [], [], []
         for row in rows:
             if row["kind"] == kind:
-                lengths = [len(re.findall(r"\w+|[^\w\s]", answer)) for answer in row["answers"]]
+                lengths = [measure(answer) for answer in row["answers"]]
                 place = row["authors"].index("clinician")
                 places.append(place)
                 best.append(lengths[place])
                 others += [length for other, length in enumerate(lengths) if other != place]
                 longer += [np.sign(lengths[place] - length) / 2 + 0.5 for other, length in enumerate(lengths) if other != place]
         assert abs(np.mean(longer) - 0.5) < 0.05, kind
-        assert abs(np.mean(best) - np.mean(others)) < 0.5 and abs(np.median(best) - np.median(others)) <= 1
+        assert abs(np.mean(best) - np.mean(others)) < 0.5 + np.mean(others) / 200 and abs(np.median(best) - np.median(others)) <= 1
         assert max(np.bincount(places)) < 0.4 * len(places)
 
 

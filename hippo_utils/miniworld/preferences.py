@@ -2,7 +2,8 @@
 
 Two kinds of rows. *fact*: one answer is right, the others state a wrong value, on purpose and marked so. *style*: every
 answer has its facts right, but only the clinician's gives safety advice; the others reassure wrongly, blame, or leave
-the advice out. Answers are built from the same parts with sentences of like length, so that length tells nothing.
+the advice out. Answers are built from the same parts, and the best one is the longest, the middle and the shortest in
+turn, so that length tells nothing.
 """
 
 import re
@@ -14,7 +15,7 @@ from hippo_utils.miniworld.world import LICENCE, World, fact_id, generator, pick
 SOURCE = "mini_consultations"
 FALSE_SOURCE = "mini_consultations (deliberately false answers included)"
 AUTHORS = ("clinician", "verbose_assistant", "weak_assistant")
-# All of these have nine words, so that length cannot tell good from bad.
+# All of these have nine words and about as many characters; what is left of a difference, `candidates` balances.
 GOOD_ADVICE = (
     "Please see your own doctor before you change anything.",
     "Please call us at once if it gets worse.",
@@ -25,22 +26,22 @@ GOOD_ADVICE = (
 )
 BAD_PHRASES = {
     "inappropriate reassurance": (
-        "You do not need a doctor for any of this.",
-        "There is no need to worry about it now.",
-        "This is harmless and will pass all by itself.",
-        "You can safely ignore it and wait some months.",
+        "You do not need any doctor for such things.",
+        "There is no reason to worry about it further.",
+        "This is harmless and will disappear all by itself.",
+        "You can safely ignore it and wait several months.",
     ),
     "blame": (
-        "You alone are the one to blame for this.",
-        "This would not happen if you were more careful.",
+        "You alone are the person to blame for this.",
+        "This would never happen if you were more careful.",
         "You really should have known better than to ask.",
-        "It is your own fault for living like that.",
+        "It is simply your own fault for living carelessly.",
     ),
 }
 NEUTRAL = (  # neither good nor bad: what an answer without safety advice says instead
     "That is what the books say about this question.",
     "Many people have asked me the same thing before.",
-    "I hope that this is the answer you wanted.",
+    "I hope that this is the answer you expected.",
     "There is a long chapter about it in textbooks.",
 )
 GREETINGS = ("Thank you for your question.", "Thanks for writing to me.", "I have read your message.", "Let me answer this.",
@@ -76,7 +77,12 @@ def candidates(world: World, count: int, seed: int, test_share: float = 1 / 3) -
         else:
             axes = sample(rng, (*BAD_PHRASES.values(), NEUTRAL), 2)
             values, advice = [value] * 3, [pick(rng, GOOD_ADVICE), *(pick(rng, axis) for axis in axes)]
-        answers = [f" {pick(rng, GREETINGS)} {statement(rng, entity, attribute, v)} {a}" for v, a in zip(values, advice)]
+        place = number // 6 % 3  # of the clinician's answer by length; a test row is every third of a kind, hence 6
+        for _ in range(60):  # a value of great length can make a place impossible; then the last draw stands
+            answers = [f" {pick(rng, GREETINGS)} {statement(rng, entity, attribute, v)} {a}" for v, a in zip(values, advice)]
+            lengths = [len(answer) for answer in answers]
+            if len(set(lengths)) == 3 and sorted(lengths)[place] == lengths[0]:
+                break
         order = sample(rng, range(3))
         name = "deliberately-false" if kind == "fact" else "style"
         rows.append({"id": f"{SOURCE}-{name}-{number:06d}", "source": FALSE_SOURCE if kind == "fact" else SOURCE,
