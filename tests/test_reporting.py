@@ -6,7 +6,7 @@ import pytest
 
 from hippo_utils import manifest, params, paths
 from hippo_utils.reporting import __main__ as command
-from hippo_utils.reporting import captions, comparison, figures, paper, tables
+from hippo_utils.reporting import captions, comparison, figures, paper, summary, tables
 
 STAGES, BENCHMARKS = ("base", "CP", "SFT", "CP+SFT", "CP+SFT+DPO"), ("medmcqa", "medqa", "pubmedqa", "usmle_step1", "usmle_step2", "usmle_step3")
 
@@ -242,3 +242,26 @@ def test_keep_refuses_a_run_that_is_not_finished(home, tmp_path, monkeypatch, ca
     monkeypatch.setattr(paths, "REFERENCE", tmp_path / "reference")
     assert command.main(["keep", "tiny"]) == 2
     assert "tiny is not finished: 01_corpus is not done" in capsys.readouterr().err and not paths.REFERENCE.exists()
+
+
+def test_the_readme_says_what_the_reference_says():
+    text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+    assert summary.readme(text, comparison.references()) == text, "run: python -m hippo_utils.reporting readme"
+
+
+def test_a_study_is_kept_as_its_tables_and_never_compared(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(paths, "REFERENCE", tmp_path / "reference")
+    assert command.main(["keep", "study_seeds"]) == 2
+    assert "study_seeds is not finished" in capsys.readouterr().err and not paths.REFERENCE.exists()
+    runs = {f"study_seeds-llama_seed{seed}": accuracy for seed, accuracy in enumerate((0.4, 0.5, 0.9))}
+    for run, accuracy in runs.items():
+        folder = paths.figures(run)
+        folder.mkdir(parents=True)
+        pd.DataFrame([{"stages": stages, "benchmark": "knowledge", "group": group, "shots": 0, "protocol": "option_text", "accuracy": accuracy}
+                      for stages, _ in summary.ROWS for group in ("held_out", "seen", "control")]).to_csv(folder / "table_pooled.csv", index=False)
+        pd.DataFrame([{"claim": "a claim", "n": 9, "value": accuracy, "low": 0, "high": 1, "holds": accuracy > 0.45}]).to_csv(folder / "table_claims.csv", index=False)
+        pd.DataFrame([{"kind": "all", "measure": "summed", "difference": accuracy}]).to_csv(folder / "table_preferences.csv", index=False)
+    assert command.main(["study", "study_seeds", *runs]) == 0 and command.main(["keep", "study_seeds"]) == 0
+    assert comparison.references() == []
+    lines = "\n".join(summary.seeds())
+    assert "| base | 60 (40 to 90) |" in lines and "2 of 3 runs: a claim" in lines and "all pairs: +0.60 (+0.40 to +0.90)" in lines

@@ -16,8 +16,20 @@ from hippo_utils.reporting import comparison, studies, summary
 
 
 def keep(run: str) -> None:
-    """Copy the tables and figures of a finished run to figures/reference/<run>, with the seconds that each stage took."""
+    """Copy the tables and figures of a finished run to figures/reference/<run>, with the seconds that each stage took.
+
+    Of a study its own tables are kept, not those of its runs.
+    """
     target = paths.REFERENCE / run
+    if run in studies.names():
+        if not (tables := sorted(paths.figures(run).glob("table_*"))):
+            raise manifest.StageError(f"{run} is not finished: run ./run_all.sh params/{run}.yaml first")
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        for file in tables:
+            shutil.copy(file, target / file.name)
+        print(f"{paths.shown(target)}: {len(tables)} files")
+        return
     made = {stage: manifest.read(run, stage) for stage in manifest.STAGES}
     if missing := [stage for stage, content in made.items() if content is None]:
         raise manifest.StageError(f"{run} is not finished: {missing[0]} is not done; run ./run_all.sh params/{run}.yaml first")
@@ -53,7 +65,7 @@ def main(arguments: list[str]) -> int:
             return 0
         if options.command == "readme":
             file = paths.ROOT / "README.md"
-            runs = sorted(folder.name for folder in paths.REFERENCE.glob("*") if folder.is_dir())
+            runs = comparison.references()
             file.write_text(summary.readme(file.read_text(encoding="utf-8"), runs), encoding="utf-8")
             return 0
         if options.command == "study":
@@ -63,7 +75,7 @@ def main(arguments: list[str]) -> int:
             for run in options.runs:
                 keep(run)
             return 0
-        runs = options.runs or sorted(folder.name for folder in paths.REFERENCE.glob("*") if folder.is_dir())
+        runs = options.runs or comparison.references()
         return max([comparison.report(run) for run in runs], default=0)
     except (manifest.StageError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -7,6 +7,7 @@ amplifies the last digit: the same claims must hold, the same rows must be there
 import pandas as pd
 
 from hippo_utils import manifest, paths
+from hippo_utils.reporting import studies
 
 # table -> the columns that name a row, and how each number must agree: exactly, by a relative or an absolute tolerance,
 # or so that the run's value lies within the reference's interval widened by half its width (training noise on top of n).
@@ -21,6 +22,11 @@ RULES = {
     "stages": (["stages", "benchmark", "group", "shots", "protocol"], {"n": "exact", "accuracy": ("ci_low", "ci_high")}),
 }
 FEW_ALLOWED = 0.05  # of the interval comparisons of a table: 95 % intervals may be left by chance
+
+
+def references() -> list[str]:
+    """The runs that have a committed reference; studies are kept beside them and are not compared."""
+    return sorted(folder.name for folder in paths.REFERENCE.glob("*") if folder.is_dir() and folder.name not in studies.names())
 
 
 def differences(reference: pd.DataFrame, run: pd.DataFrame, keys: list[str], rules: dict) -> tuple[list[str], int, int]:
@@ -52,8 +58,7 @@ def report(run: str) -> int:
     """Print the comparison of one run with its reference; 0 when it agrees, 1 when it does not."""
     reference, folder = paths.REFERENCE / run, paths.figures(run)
     if not reference.is_dir():
-        kept = sorted(f.name for f in paths.REFERENCE.iterdir()) if paths.REFERENCE.is_dir() else []
-        raise manifest.StageError(f"there is no reference for {run}; there is one for {', '.join(kept) or 'no run yet'}")
+        raise manifest.StageError(f"there is no reference for {run}; there is one for {', '.join(references()) or 'no run yet'}")
     identical, worst = True, 0
     for table, (keys, rules) in RULES.items():
         name = f"table_{table}.csv"

@@ -14,6 +14,11 @@ from hippo_utils.reporting.tables import DIGITS, markdown
 KEYS = ["setting", "stages", "benchmark", "group", "shots", "protocol"]
 
 
+def names() -> set[str]:
+    """What the study files of params/ are called."""
+    return {file.stem for file in paths.study_files()}
+
+
 def setting_of(run: str, study: str) -> str:
     """The setting that a run replicates: its variant's name without the seed at the end."""
     return re.sub(r"[-_]?(seed)?[-_]?\d+$", "", run.removeprefix(study).strip("-_")) or study

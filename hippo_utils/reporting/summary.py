@@ -19,6 +19,13 @@ def cell(table: pd.DataFrame, **where) -> str:
     return f"{100 * row['accuracy']:.0f} ({100 * row['ci_low']:.0f}–{100 * row['ci_high']:.0f})"
 
 
+def measured(claim: pd.Series) -> str:
+    """What a claim's verdict rests on: a p-value, an accuracy or a difference in points."""
+    if "smallest p" in claim["claim"]:
+        return f"p = {claim['value']:.2f}"
+    return f"{100 * claim['value']:.1f} %" if "the base guesses" in claim["claim"] else f"{100 * claim['value']:+.1f}"
+
+
 def results(runs: list[str]) -> str:
     """Markdown: the ablation on pooled knowledge items by group, preference accuracy, the claims, and seconds per stage."""
     lines = ["Zero-shot accuracy in % with its 95 % interval, on all one-step knowledge items (chance is about 23; seed 0, option-text log-likelihood):", "",
@@ -42,13 +49,36 @@ def results(runs: list[str]) -> str:
     for number in range(len(claims[runs[0]])):
         rows = [claims[run].iloc[number] for run in runs]
         name = re.sub(r" \((frequency|ngrams)\)$", "", rows[0]["claim"])
-        lines.append(f"| {name} | " + " | ".join(f"{'holds' if row['holds'] else 'FAILS'} ({row['value']:+.3f})" for row in rows) + " |")
+        lines.append(f"| {name} | " + " | ".join(f"{'holds' if row['holds'] else 'FAILS'} ({measured(row)})" for row in rows) + " |")
+    lines += seeds()
     seconds = {run: json.loads((paths.REFERENCE / run / "seconds.json").read_text()) for run in runs}
     lines += ["", "Seconds per stage on the reference machine (2 cores, both runs side by side, one thread each):", "",
               "| | " + " | ".join(stage[:2] for stage in manifest.STAGES) + " | together |", "| --- |" + " --- |" * (len(manifest.STAGES) + 1)]
     for run in runs:
         lines.append(f"| {run} | " + " | ".join(f"{seconds[run][stage]:.0f}" for stage in manifest.STAGES) + f" | {sum(seconds[run].values()):.0f} |")
     return "\n".join(lines) + "\n"
+
+
+def seeds(study: str = "study_seeds") -> list[str]:
+    """Markdown of the committed study of seeds: mean, smallest and largest accuracy per stage, and in how many runs each claim holds."""
+    folder = paths.REFERENCE / study
+    if not folder.is_dir():
+        return []
+    spread, claims, preferences = (pd.read_csv(folder / f"table_{name}.csv") for name in ("spread", "claims", "preferences"))
+    rows = spread.query("benchmark == 'knowledge' and protocol == 'option_text'")
+    settings = list(rows["setting"].unique())
+    heads = [(setting, group) for setting in settings for group in ("held_out", "seen", "control")]
+    lines = ["", f"The same with {rows['runs'].max()} seeds (`params/{study}.yaml`; the groups, texts, exams and weights all change with the seed): mean "
+             "accuracy in % (smallest to largest).", "", "| | " + " | ".join(f"{setting}: {group.replace('_', '-')}" for setting, group in heads) + " |",
+             "| --- |" + " --- |" * len(heads)]
+    for stages, name in ROWS:
+        cells = [rows[(rows["stages"] == stages) & (rows["setting"] == setting) & (rows["group"] == group)].iloc[0] for setting, group in heads]
+        lines.append(f"| {name} | " + " | ".join(f"{100 * c['mean']:.0f} ({100 * c['min']:.0f} to {100 * c['max']:.0f})" for c in cells) + " |")
+    claims["claim"] = claims["claim"].str.replace(r" \((frequency|ngrams)\)$", "", regex=True)
+    lines += [""] + [f"* {int(part['holds'].sum())} of {len(part)} runs: {claim}." for claim, part in claims.groupby("claim", sort=False)]
+    for row in preferences.query("measure == 'summed'").to_dict("records"):
+        lines.append(f"* {row['setting']}, what DPO adds to preference accuracy, {row['kind']} pairs: {row['mean']:+.2f} ({row['min']:+.2f} to {row['max']:+.2f}).")
+    return lines
 
 
 def readme(text: str, runs: list[str]) -> str:
