@@ -170,6 +170,9 @@ class Calibration(Section):
     shots: Annotated[int, Field(ge=0)]
     bins: Annotated[int, Field(ge=2)]
     resamples: Annotated[int, Field(ge=100)]
+    stages: Annotated[list[StageName], Field(min_length=1)] = Field(["CP", "CP+SFT", "CP+SFT+DPO"], description="columns of the confidence figure, by default the paper's")
+    benchmarks: Annotated[list[BenchmarkName], Field(min_length=1)] = Field(["medmcqa", "medqa", "pubmedqa"], description="its rows")
+    coverages: Annotated[list[Annotated[Number, Field(gt=0, lt=1)]], Field(min_length=1)] = Field([0.9, 0.95], description="what conformal sets promise")
 
 
 class Params(Section):

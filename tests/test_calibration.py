@@ -1,4 +1,4 @@
-"""Calibration metrics on distributions with known answers, against scikit-learn and brute force."""
+"""Calibration metrics on distributions with known answers, against scikit-learn, torchmetrics, crepes and brute force."""
 
 import subprocess
 import sys
@@ -147,6 +147,24 @@ def test_reliability_table_is_scikit_learns_calibration_curve(scheme, strategy, 
     assert ((table["accuracy_low"] <= table["accuracy"]) & (table["accuracy"] <= table["accuracy_high"])).all()
     ece = (table["n"] * (table["mean_confidence"] - table["accuracy"]).abs()).sum() / 300
     assert c.expected_calibration_error(confidence, correct, bins, scheme) == pytest.approx(ece)
+
+
+@pytest.mark.parametrize("bins", [5, 10, 15])
+def test_calibration_error_is_torchmetrics(bins):
+    from torch import tensor
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    logits, answers = exam(400, 19, temperature=2.0)
+    p = c.option_probabilities(logits)
+    _, confidence, correct = c.predicted(p, answers)
+    theirs = [multiclass_calibration_error(tensor(p), tensor(answers), 4, bins, norm).item() for norm in ("l1", "l2")]
+    assert c.expected_calibration_error(confidence, correct, bins) == pytest.approx(theirs[0])
+    # Our squared error has the noise of each bin's accuracy taken out; put back, it is their plug-in estimate.
+    table = c.reliability_table(confidence, correct, bins)
+    assert table["n"].min() > 1
+    noise = (table["n"] / 400 * table["accuracy"] * (1 - table["accuracy"]) / (table["n"] - 1)).sum()
+    error = c.debiased_calibration_error(confidence, correct, bins)
+    assert np.sqrt(np.sign(error) * error**2 + noise) == pytest.approx(theirs[1])
 
 
 def test_ece_makes_as_many_bins_as_asked():
@@ -496,15 +514,30 @@ def test_split_conformal_coverage_is_nominal(coverage):
     assert np.mean(covered) == pytest.approx(np.ceil((n + 1) * coverage - 1e-9) / (n + 1), abs=0.008)
 
 
+def summary(sets: np.ndarray, answers: np.ndarray) -> dict:
+    return c.conformal_summary(sets[np.arange(len(sets)), answers], sets.sum(axis=1), seed=0)
+
+
 def test_cross_fitted_conformal_coverage_is_nominal_and_clusters_are_kept():
     logits, answers = exam(4000, 18)
     p = c.option_probabilities(logits)
     fitted = c.cross_fitted_conformal(p, answers, seed=0, coverage=0.9)
-    row = c.conformal_summary(fitted.sets, answers, seed=0)
+    row = summary(fitted.sets, answers)
     assert row["coverage"] == pytest.approx(0.9, abs=0.015) and row["coverage_low"] <= 0.9 <= row["coverage_high"]
     assert 1 < row["set_size"] < 4 and row["set_size_low"] < row["set_size"] < row["set_size_high"]
-    wider = c.conformal_summary(c.cross_fitted_conformal(p, answers, seed=0, coverage=0.95).sets, answers, seed=0)
+    wider = summary(c.cross_fitted_conformal(p, answers, seed=0, coverage=0.95).sets, answers)
     assert wider["set_size"] > row["set_size"]
+
+
+@pytest.mark.parametrize("coverage", [0.5, 0.9, 0.95])
+def test_conformal_sets_are_those_of_crepes(coverage):
+    from crepes import ConformalClassifier
+
+    logits, answers = exam(600, 20, temperature=2.0)
+    p = c.option_probabilities(logits)
+    scores = 1 - p[np.arange(600), answers]
+    theirs = ConformalClassifier().fit(scores[:200]).predict_set(1 - p[200:], confidence=coverage, smoothing=False)
+    assert (c.conformal_sets(p[200:], c.conformal_threshold(p[:200], answers[:200], coverage)) == np.array(theirs, bool)).all()
 
 
 def test_conformal_threshold_by_hand():
@@ -519,7 +552,7 @@ def test_conformal_threshold_by_hand():
 def test_sets_never_hold_an_option_that_an_item_does_not_have():
     p = np.array([[0.5, 0.5, np.nan], [0.3, 0.3, 0.4]])
     assert c.conformal_sets(p, np.inf).tolist() == [[True, True, False], [True, True, True]]
-    row = c.conformal_summary(np.array([[True, False], [False, False]]), [0, 1], seed=0, resamples=20)
+    row = c.conformal_summary([True, False], [1, 0], seed=0, resamples=20)
     assert (row["coverage"], row["set_size"], row["share_empty"], row["share_single"]) == (0.5, 0.5, 0.5, 0.5)
 
 

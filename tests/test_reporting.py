@@ -75,6 +75,10 @@ def grid(**columns) -> list[dict]:
     return [{"benchmark": benchmark, "stages": stage} | columns for benchmark in ("medmcqa", "medqa") for stage in ("base", "CP+SFT+DPO")]
 
 
+def measured(*measures: str) -> dict:
+    return {f"{measure}{end}": value for measure in measures for end, value in (("", 0.5), ("_low", 0.4), ("_high", 0.6))}
+
+
 SMALL = {  # the smallest data of every figure, in the columns that its notebook writes
     "corpus": [{"kind": kind, "source": f"mini_{kind}", "tokens": 1000 * n} for n, kind in enumerate(("documents", "held out", "instructions"), 1)],
     "pretraining": curve("loss", "base", "CP") + bar("perplexity", "mini_guidelines", "base", "CP"),
@@ -87,7 +91,10 @@ SMALL = {  # the smallest data of every figure, in the columns that its notebook
                     for row in grid() for outcome in ("correct", "incorrect") for p in np.linspace(0, 1, 11)],
     "reliability": [{"stages": stage, "bin_low": low, "bin_high": low + 0.5, "n": n, "confidence": low + 0.2 if n else np.nan, "accuracy": low + 0.1 if n else np.nan,
                      "low": low if n else np.nan, "high": low + 0.3 if n else np.nan, "ece": 0.1} for stage in ("base", "CP") for low, n in ((0.0, 0), (0.5, 9))],
-    "risk_coverage": [{"stages": stage, "coverage": c, "risk": c / 2} for stage in ("base", "CP") for c in (0.1, 0.5, 1.0)],
+    "risk_coverage": [{"stages": stage, "coverage": c, "risk": c / 2, "aurc": 0.3} for stage in ("base", "CP") for c in (0.1, 0.5, 1.0)],
+    "subjects": [{"stages": stage, "subject": subject, "n": 9} | measured("accuracy", "mean_confidence") for stage in ("base", "CP") for subject in ("cardiology", "neurology")],
+    "path": [row | measured("accuracy", "ece") for row in grid()],
+    "protocols": [{"setting": setting, "stages": stage, "n": 9} | measured("ece", "auroc") for setting in ("option text, 5-shot", "letter, 5-shot") for stage in ("base", "CP")],
 }
 
 

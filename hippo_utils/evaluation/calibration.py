@@ -26,6 +26,7 @@ from hippo_utils.statistics import Interval, bootstrap, cluster_codes, percentil
 
 FEW_ITEMS = 200  # below this many items, ECE is mostly noise (about 0.12 at n = 100 for a perfect model)
 TEMPERATURES = (0.01, 1000.0)  # raw sums over long option texts need large ones
+FOLDS = 5  # of cross-fitting
 
 
 # -----------------------------------------------------------------------------
@@ -192,13 +193,18 @@ def brier_decomposition(
 
 
 def negative_log_likelihood(probabilities: np.ndarray, answers: Sequence[int]) -> float:
-    """Mean of -ln p(right answer), in nats.
+    """Mean of -ln p(right answer), in nats."""
+    return float(nll_terms(probabilities, answers).mean())
+
+
+def nll_terms(probabilities: np.ndarray, answers: Sequence[int]) -> np.ndarray:
+    """(n,) -ln p(right answer) of each item, in nats, for paired comparisons.
 
     A probability that has underflowed to 0 counts as the smallest normal float (708 nats): one item then weighs
     heavily, but does not make the mean infinite.
     """
     probabilities, answers = _checked_probabilities(probabilities, answers)
-    return float(_nll_terms(probabilities, answers).mean())
+    return -np.log(np.maximum(probabilities[np.arange(len(answers)), answers], np.finfo(float).tiny))
 
 
 # -----------------------------------------------------------------------------
@@ -283,11 +289,11 @@ def calibration_row(
     codes, groups = cluster_codes(clusters, n)
     _, confidence, right = predicted(probabilities, answers)
     right = right.astype(float)
-    nll_terms, brier_all = _nll_terms(probabilities, answers), _brier_terms(probabilities, answers)
+    nll_each, brier_each = nll_terms(probabilities, answers), _brier_terms(probabilities, answers)
 
     # Every mean and every bin is a sum over items, hence over clusters: one product with the counts of a resample
     # gives it for all resamples. Only the two rankings need the items themselves, in order of confidence.
-    terms = np.column_stack([np.ones(n), right, confidence, (confidence - right) ** 2, brier_all, nll_terms])
+    terms = np.column_stack([np.ones(n), right, confidence, (confidence - right) ** 2, brier_each, nll_each])
     per_item = [terms]
     for scheme in ("equal_width", "equal_mass"):
         membership = _one_hot(_bin_of(confidence, bins, scheme), bins)
@@ -305,9 +311,10 @@ def calibration_row(
         by_bin = sums[:, 6:].reshape(len(counts), 2, 3, bins)  # scheme, (n, confidence, correct), bin
         equal_width, equal_mass = by_bin[:, 0].swapaxes(0, 1), by_bin[:, 1].swapaxes(0, 1)
         plug_in, debiased = _squared_errors(equal_width)
-        weight = counts[:, codes[order]]
-        n_tied = np.add.reduceat(weight, ties, axis=1)
-        right_tied = np.add.reduceat(weight * right[order], ties, axis=1)
+        n_tied = counts[:, codes[order]]
+        right_tied = n_tied * right[order]
+        if len(ties) < n:
+            n_tied, right_tied = np.add.reduceat(n_tied, ties, axis=1), np.add.reduceat(right_tied, ties, axis=1)
         return {
             "accuracy": correct_sum / size,
             "mean_confidence": confidence_sum / size,
@@ -368,7 +375,7 @@ def calibration_row(
 # recalibration: never on the items that are reported
 
 
-def fold_of_item(n: int, *, seed: int, clusters: np.ndarray | None = None, folds: int = 5) -> np.ndarray:
+def fold_of_item(n: int, *, seed: int, clusters: np.ndarray | None = None, folds: int = FOLDS) -> np.ndarray:
     """(n,) fold numbers 0 ... folds - 1; a cluster is never split, and the order of the rows does not matter
     (for independent items, pass their ids as clusters)."""
     codes, groups = cluster_codes(clusters, n)
@@ -404,7 +411,7 @@ def cross_fitted_temperature(
     *,
     seed: int,
     clusters: np.ndarray | None = None,
-    folds: int = 5,
+    folds: int = FOLDS,
     lengths: Sequence[Sequence[float]] | None = None,
 ) -> CrossFittedTemperature:
     """Temperature scaling by cross-fitting: each fold is scaled with the temperature of all the others.
@@ -456,7 +463,7 @@ def cross_fitted_conformal(
     seed: int,
     coverage: float = 0.9,
     clusters: np.ndarray | None = None,
-    folds: int = 5,
+    folds: int = FOLDS,
 ) -> CrossFittedConformal:
     """Conformal sets by cross-fitting: the sets of each fold use the threshold of all the others.
 
@@ -473,20 +480,22 @@ def cross_fitted_conformal(
 
 
 def conformal_summary(
-    sets: np.ndarray,
-    answers: Sequence[int],
+    covered: np.ndarray,
+    size: np.ndarray,
     *,
     seed: int,
     clusters: np.ndarray | None = None,
     resamples: int = 1000,
     level: float = 0.95,
 ) -> dict[str, float | int]:
-    """Coverage and mean size of prediction sets, with bootstrap intervals, and the shares of empty and single sets."""
-    sets = np.asarray(sets, dtype=bool)
-    answers = _checked_answers(answers, np.full(len(sets), sets.shape[1]))
-    size = sets.sum(axis=1)
-    row: dict[str, float | int] = {"n": len(sets)}
-    for name, values in (("coverage", sets[np.arange(len(sets)), answers]), ("set_size", size)):
+    """Coverage and mean size of prediction sets, with bootstrap intervals, and the shares of empty and single sets.
+
+    covered: (n,) bool, whether the set holds the answer; size: (n,) how many options it holds. Items with different
+    numbers of options, or from several benchmarks, may stand together.
+    """
+    covered, size = np.asarray(covered, dtype=float), np.asarray(size, dtype=float)
+    row: dict[str, float | int] = {"n": len(covered)}
+    for name, values in (("coverage", covered), ("set_size", size)):
         interval = bootstrap(values, seed=seed, clusters=clusters, resamples=resamples, level=level)
         row[name], row[f"{name}_low"], row[f"{name}_high"] = interval
     row["share_empty"], row["share_single"] = float(np.mean(size == 0)), float(np.mean(size == 1))
@@ -573,18 +582,15 @@ def _aurc(n: np.ndarray, right: np.ndarray) -> np.ndarray:
     items, errors = np.cumsum(n, axis=-1), np.cumsum(wrong, axis=-1)
     items_above, errors_above = items - n, errors - wrong
     rate = wrong / np.maximum(n, 1)
-    harmonic = np.append(0.0, np.cumsum(1 / np.arange(1, items[..., -1].max() + 1)))
-    risk_sum = wrong + (errors_above - items_above * rate) * (harmonic[items] - harmonic[items_above])
+    harmonic = np.append(0.0, np.cumsum(1 / np.arange(1, items[..., -1].max() + 1)))[items]
+    of_tie = np.diff(harmonic, axis=-1, prepend=0.0)  # of k = N + 1 ... N + m
+    risk_sum = wrong + (errors_above - items_above * rate) * of_tie
     return risk_sum.sum(axis=-1) / items[..., -1]
 
 
 def _brier_terms(probabilities: np.ndarray, answers: np.ndarray) -> np.ndarray:
     truth = answers[:, None] == np.arange(probabilities.shape[1])
     return np.nansum((probabilities - truth) ** 2, axis=1)
-
-
-def _nll_terms(probabilities: np.ndarray, answers: np.ndarray) -> np.ndarray:
-    return -np.log(np.maximum(probabilities[np.arange(len(answers)), answers], np.finfo(float).tiny))
 
 
 def _log_softmax(scores: np.ndarray) -> np.ndarray:

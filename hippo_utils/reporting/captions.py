@@ -11,6 +11,9 @@ TITLES = {
     "uncertainty": "Probability given to the prediction (the form of the paper's figure 3)",
     "reliability": "How often the model is right when it says so",
     "risk_coverage": "Errors left when the model may abstain",
+    "subjects": "Confidence and accuracy by subject",
+    "path": "The path of the model: accuracy and calibration error after each stage",
+    "protocols": "The same models, scored differently",
 }
 MINI_MARK = "mini run · synthetic exams · not comparable with the paper · not for clinical use"
 PAPER_MARK = "not for clinical use"

@@ -20,9 +20,10 @@ from hippo_utils.reporting.tables import DIGITS
 PALETTE = seaborn.color_palette("colorblind")
 RIGHT, WRONG = PALETTE[0], (0.75, 0.15, 0.15)  # blue and red, as in the paper's figure 3
 STAGE_ORDER = ("base", "CP", "SFT", "CP+SFT", "CP+SFT+DPO")
+PATH = ("base", "CP", "CP+SFT", "CP+SFT+DPO")  # as the paper's models pass through the stages
 STAGE_COLOURS = dict(zip(STAGE_ORDER, [(0.6, 0.6, 0.6), PALETTE[0], PALETTE[1], PALETTE[2], PALETTE[4]]))
 BENCHMARK_NAMES = {"medmcqa": "MedMCQA", "medqa": "MedQA", "pubmedqa": "PubMedQA", "usmle_step1": "USMLE 1", "usmle_step2": "USMLE 2",
-                   "usmle_step3": "USMLE 3", "knowledge": "knowledge\n(pooled)", "two_step": "two-step"}
+                   "usmle_step3": "USMLE 3", "knowledge": "knowledge\n(pooled)", "two_step": "two-step", "all": "all items"}
 GROUP_NAMES = {"held_out": "held-out facts (only in the documents)", "seen": "facts seen in the instructions",
                "control": "control facts (in no training text)", "all": "all items"}
 SIZE = 7.0  # inches: two columns of a paper
@@ -46,7 +47,7 @@ def draw(name: str, folder: Path, scale: str) -> None:
     with matplotlib.rc_context({**seaborn.axes_style("whitegrid"), **STYLE}):
         figure = Figure(layout="constrained")
         DRAW[name](figure, frame)
-        figure.suptitle(TITLES[name], fontsize=10, fontweight="bold")
+        figure.suptitle(TITLES[name] + ("\n" if figure.legends else ""), fontsize=10, fontweight="bold")
         mark = PUBLISHED_MARK if name in PUBLISHED else MINI_MARK if scale == "mini" else PAPER_MARK
         figure.supxlabel(mark, fontsize=7, color="dimgray" if mark == PAPER_MARK else "firebrick")
         figure.savefig(folder / f"fig_{name}.png", dpi=160, metadata={"Software": None})
@@ -78,6 +79,16 @@ def _bars(axes, frame: pd.DataFrame, x: str, hue: str, colours: dict, y: str = "
             axes.errorbar(places, part[y], yerr=np.array(spread), fmt="none", ecolor="black", elinewidth=0.8, capsize=1.5)
     axes.set_xticks(range(len(groups)), [names.get(group, group) for group in groups])
     axes.grid(axis="x", visible=False)
+
+
+def _legend(figure: Figure, axes, columns: int = 5) -> None:
+    """One legend for all panels, in the line below the title that `draw` leaves free."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 1 - 0.17 / figure.get_figheight()), ncols=columns)
+
+
+def _spread(frame: pd.DataFrame, measure: str) -> np.ndarray:
+    """(2, rows) lengths of the error bars of a measure with columns _low and _high."""
+    return np.array([frame[measure] - frame[f"{measure}_low"], frame[f"{measure}_high"] - frame[measure]]).clip(0)
 
 
 def _ticks(axes, names: list[str]) -> None:
@@ -189,39 +200,43 @@ def _prompting(figure: Figure, frame: pd.DataFrame) -> None:
 def _uncertainty(figure: Figure, frame: pd.DataFrame) -> None:
     """Rows are benchmarks, columns stages; correct (blue) and incorrect (red) are normalised together, so areas add up to 1."""
     benchmarks, stages = list(dict.fromkeys(frame["benchmark"])), list(dict.fromkeys(frame["stages"]))
-    figure.set_size_inches(SIZE, 0.7 + 1.7 * len(benchmarks))
+    figure.set_size_inches(SIZE, 0.9 + 1.5 * len(benchmarks))
     grid = figure.subplots(len(benchmarks), len(stages), sharex=True, squeeze=False)
     for row, benchmark in zip(grid, benchmarks):
         for axes, stage in zip(row, stages):
             part = frame[(frame["benchmark"] == benchmark) & (frame["stages"] == stage)]
-            for outcome, colour in (("correct", RIGHT), ("incorrect", WRONG)):
+            for place, outcome, colour, dashes in ((0.92, "correct", RIGHT, (0, (4, 2))), (0.8, "incorrect", WRONG, (2, (2, 2)))):
                 curve = part[part["outcome"] == outcome]
                 axes.fill_between(curve["probability"], curve["density"], color=colour, alpha=0.35, linewidth=0)
                 axes.plot(curve["probability"], curve["density"], color=colour, linewidth=1, label=outcome)
-                if len(curve) and curve["mean"].notna().any():
-                    axes.axvline(curve["mean"].iloc[0], color=colour, linestyle="--", linewidth=1)
+                left = part["mean"].mean() > 0.6  # where the curves are low
+                axes.text(0.03 if left else 0.97, place, f"n = {curve['n'].iloc[0]}", color=colour, fontsize=7, ha="left" if left else "right", transform=axes.transAxes)
+                if curve["mean"].notna().any():
+                    axes.axvline(curve["mean"].iloc[0], color=colour, linestyle=dashes, linewidth=1)
             axes.set(xlim=(0.2, 1), ylim=(0, None), yticks=[])
-            axes.set_title(f"{BENCHMARK_NAMES.get(benchmark, benchmark)}, {stage}", fontsize=8)
+        row[0].set_ylabel(BENCHMARK_NAMES.get(benchmark, benchmark))
+    for axes, stage in zip(grid[0], stages):
+        axes.set_title(stage)
     for axes in grid[-1]:
         axes.set_xlabel("probability of the prediction")
-    for row in grid:
-        row[0].set_ylabel("density")
-    grid[0][0].legend(loc="upper right")
+    _legend(figure, grid[0][0])
 
 
 def _reliability(figure: Figure, frame: pd.DataFrame) -> None:
+    """Dots and bands above, counts below. Bins of under ten items are hollow dots: too few for a line through them."""
     stages = list(dict.fromkeys(frame["stages"]))
     figure.set_size_inches(SIZE, 2.9)
     grid = figure.subplots(2, len(stages), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1))
     for (above, below), stage in zip(grid.T, stages):
-        part = frame[(frame["stages"] == stage) & (frame["n"] > 0)]
+        part, colour = frame[(frame["stages"] == stage) & (frame["n"] > 0)], STAGE_COLOURS[stage]
+        many, few = part[part["n"] >= 10], part[part["n"] < 10]
         above.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":")
-        above.fill_between(part["confidence"], part["low"], part["high"], color=STAGE_COLOURS[stage], alpha=0.25, linewidth=0)
-        above.plot(part["confidence"], part["accuracy"], marker="o", markersize=3, color=STAGE_COLOURS[stage])
-        above.set(xlim=(0, 1), ylim=(0, 1), title=f"{stage}\nECE {part['ece'].iloc[0]:.2f}" if len(part) else stage)
-        below.bar((frame["bin_low"] + frame["bin_high"])[frame["stages"] == stage] / 2, frame["n"][frame["stages"] == stage],
-                  width=(frame["bin_high"] - frame["bin_low"]).iloc[0] * 0.9, color=STAGE_COLOURS[stage])
-        below.set_xlabel("confidence")
+        above.fill_between(many["confidence"], many["low"], many["high"], color=colour, alpha=0.25, linewidth=0)
+        above.plot(many["confidence"], many["accuracy"], marker="o", markersize=3, color=colour)
+        above.plot(few["confidence"], few["accuracy"], marker="o", markersize=3, color=colour, markerfacecolor="white", linestyle="")
+        above.set(xlim=(0, 1), ylim=(-0.02, 1.02), title=f"{stage}\nECE {part['ece'].iloc[0]:.2f}")
+        below.bar((part["bin_low"] + part["bin_high"]) / 2, part["n"], width=(part["bin_high"] - part["bin_low"]).iloc[0] * 0.9, color=colour)
+        below.set(xlabel="confidence", xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"])
     grid[0][0].set_ylabel("accuracy")
     grid[1][0].set_ylabel("items")
 
@@ -231,10 +246,77 @@ def _risk_coverage(figure: Figure, frame: pd.DataFrame) -> None:
     axes = figure.subplots()
     for stage in [name for name in STAGE_ORDER if name in set(frame["stages"])]:
         part = frame[frame["stages"] == stage]
-        axes.plot(part["coverage"], part["risk"], color=STAGE_COLOURS[stage], label=stage, linewidth=1.5)
+        axes.plot(part["coverage"], part["risk"], color=STAGE_COLOURS[stage], label=f"{stage} ({part['aurc'].iloc[0]:.2f})", linewidth=1.5)
     axes.set(xlabel="share of items answered (most confident first)", ylabel="share of wrong answers", xlim=(0, 1), ylim=(0, None))
-    axes.legend()
+    axes.legend(title="mean (AURC)", title_fontsize=8)
+
+
+def _subjects(figure: Figure, frame: pd.DataFrame) -> None:
+    """One row per subject, one panel per stage: how sure the model is (diamond) and how often it is right (dot, with its interval)."""
+    stages = list(dict.fromkeys(frame["stages"]))
+    sizes = frame.groupby("subject", sort=False)["n"].max().sort_values(ascending=False, kind="stable")
+    figure.set_size_inches(SIZE, 1.2 + 0.17 * len(sizes))
+    panels = figure.subplots(1, len(stages), sharey=True, squeeze=False)[0]
+    places = np.arange(len(sizes))[::-1]
+    for axes, stage in zip(panels, stages):
+        part = frame[frame["stages"] == stage].set_index("subject").reindex(sizes.index)
+        sure, right = part["mean_confidence"], part["accuracy"]
+        axes.hlines(places, np.fmin(sure, right), np.fmax(sure, right), color=STAGE_COLOURS[stage], linewidth=3, alpha=0.3)
+        axes.errorbar(right, places, xerr=_spread(part, "accuracy"), fmt="o", markersize=3.5, color=STAGE_COLOURS[stage], elinewidth=0.8, label="accuracy (95 % interval)")
+        axes.plot(sure, places, "D", markersize=3.5, color="black", markerfacecolor="white", label="mean confidence")
+        axes.set(title=stage, xlim=(0, 1), xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"], xlabel="share")
+        axes.grid(axis="y", visible=False)
+    panels[0].set_yticks(places, [f"{name} ({n})" for name, n in sizes.items()])
+    _legend(figure, panels[0])
+
+
+def _path(figure: Figure, frame: pd.DataFrame) -> None:
+    """Accuracy against ECE, one panel per benchmark; arrows follow the model from stage to stage (SFT alone lies beside the path)."""
+    benchmarks = list(dict.fromkeys(frame["benchmark"]))
+    columns = min(4, len(benchmarks))
+    rows = -(-len(benchmarks) // columns)
+    figure.set_size_inches(SIZE, 0.8 + 1.8 * rows)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes, benchmark in zip(grid.flat, benchmarks):
+        part = frame[frame["benchmark"] == benchmark].set_index("stages")
+        for stage in [name for name in STAGE_ORDER if name in part.index]:
+            here = part.loc[[stage]]
+            axes.errorbar(here["accuracy"], here["ece"], xerr=_spread(here, "accuracy"), yerr=_spread(here, "ece"), fmt="o", markersize=4, elinewidth=0.7,
+                          color=STAGE_COLOURS[stage], label=stage)
+        steps = [part.loc[name, ["accuracy", "ece"]].astype(float) for name in PATH if name in part.index]
+        for start, end in zip(steps, steps[1:]):
+            axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "black", "linewidth": 0.7, "shrinkA": 2, "shrinkB": 2, "mutation_scale": 6})
+        axes.set(title=BENCHMARK_NAMES.get(benchmark, benchmark), xlabel="accuracy" if axes in grid[-1] else None)
+        axes.tick_params(labelbottom=True)
+    for axes in grid.flat[len(benchmarks):]:
+        axes.set_visible(False)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("ECE")
+    grid[0][0].set(xlim=(0, min(1.0, 1.05 * frame["accuracy_high"].max())), ylim=(0, min(1.0, 1.05 * frame["ece_high"].max())))
+    _legend(figure, grid[0][0])
+
+
+def _protocols(figure: Figure, frame: pd.DataFrame) -> None:
+    """ECE and AUROC of every stage under every setting, all benchmarks together."""
+    names, stages = list(dict.fromkeys(frame["setting"])), [name for name in STAGE_ORDER if name in set(frame["stages"])]
+    figure.set_size_inches(SIZE, 1.2 + 0.42 * len(names))
+    panels = figure.subplots(1, 2, sharey=True)
+    places = dict(zip(names, range(len(names))[::-1]))
+    for axes, measure, title in zip(panels, ("ece", "auroc"), ("ECE (lower is better)", "AUROC of being right (0.5: no use)")):
+        for number, stage in enumerate(stages):
+            part = frame[frame["stages"] == stage]
+            height = part["setting"].map(places) + 0.12 * ((len(stages) - 1) / 2 - number)
+            axes.errorbar(part[measure], height, xerr=_spread(part, measure), fmt="o", markersize=3.5, elinewidth=0.8, color=STAGE_COLOURS[stage], label=stage)
+        axes.set_title(title)
+        axes.grid(axis="y", visible=False)
+        for place in range(1, len(names)):
+            axes.axhline(place - 0.5, color="lightgray", linewidth=0.6)
+    panels[0].set_xlim(0, None)
+    panels[1].axvline(0.5, color="black", linewidth=0.8, linestyle=":")
+    panels[0].set_yticks(list(places.values()), list(places))
+    _legend(figure, panels[0])
 
 
 DRAW = {"corpus": _corpus, "pretraining": _pretraining, "instruction": _instruction, "preference": _preference, "timeline": _timeline,
-        "stages": _stages, "prompting": _prompting, "uncertainty": _uncertainty, "reliability": _reliability, "risk_coverage": _risk_coverage}
+        "stages": _stages, "prompting": _prompting, "uncertainty": _uncertainty, "reliability": _reliability, "risk_coverage": _risk_coverage,
+        "subjects": _subjects, "path": _path, "protocols": _protocols}
