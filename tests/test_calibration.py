@@ -329,7 +329,7 @@ def test_a_row_holds_what_the_single_metrics_say():
     assert {name: row[name] for name in expected} == pytest.approx(expected)
     assert row["warning"] == ""
     intervals = [name for name in row if f"{name}_low" in row]
-    assert len(intervals) == 11
+    assert len(intervals) == 14
     for name in intervals:
         assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"], name
     assert len(pd.DataFrame([row, row]).dropna(axis=1).columns) == len(row)  # plain numbers, nothing missing
@@ -347,6 +347,7 @@ def test_vectorised_resamples_are_the_brute_force_ones():
 
     drawn = np.concatenate(list(c.resample_counts(clusters.max() + 1, 150, seed=3)))
     brute = {"auroc": c.auroc_of_correctness, "aurc": c.aurc, "brier": c.brier, "over_confidence": c.over_confidence}
+    brute["accuracy_at_80"] = lambda confidence, correct: 1 - c.risk_coverage(confidence, correct)["risk"].iloc[int(np.ceil(0.8 * len(correct) - 1e-9)) - 1]
     for name, metric in brute.items():
         values = []
         for counts in drawn:

@@ -27,6 +27,7 @@ from hippo_utils.statistics import Interval, bootstrap, cluster_codes, percentil
 FEW_ITEMS = 200  # below this many items, ECE is mostly noise (about 0.12 at n = 100 for a perfect model)
 TEMPERATURES = (0.01, 1000.0)  # raw sums over long option texts need large ones
 FOLDS = 5  # of cross-fitting
+COVERAGES = (50, 80, 90)  # percent of the items that are answered, the most confident first
 
 
 # -----------------------------------------------------------------------------
@@ -249,9 +250,9 @@ def accuracy_at_coverage(confidence: np.ndarray, correct: np.ndarray, coverage: 
     """Accuracy on the most confident share of the items (the first ceil(coverage * n)); the rest is abstained from."""
     if not 0 < coverage <= 1:
         raise ValueError(f"accuracy_at_coverage: coverage {coverage}, expected 0 < coverage <= 1, such as 0.8")
-    risk = risk_coverage(confidence, correct)["risk"].to_numpy()
-    k = int(np.ceil(coverage * len(risk) - 1e-9))  # 0.8 * 15 is a little above 12 in floating point
-    return float(1 - risk[max(k, 1) - 1])
+    confidence, correct = _checked(confidence, correct)
+    n, right = _tie_sums(confidence, correct)
+    return float(_accuracy_at(n, right, coverage))
 
 
 # -----------------------------------------------------------------------------
@@ -328,7 +329,7 @@ def calibration_row(
             "nll": nll_sum / size,
             "auroc": _auroc(n_tied, right_tied),
             "aurc": _aurc(n_tied, right_tied),
-        }
+        } | {f"accuracy_at_{percent}": _accuracy_at(n_tied, right_tied, percent / 100) for percent in COVERAGES}
 
     sample = {name: float(value[0]) for name, value in metrics(np.ones((1, groups), dtype=int)).items()}
     pieces = [metrics(counts) for counts in resample_counts(groups, resamples, seed=seed)]
@@ -360,8 +361,6 @@ def calibration_row(
             row[f"ece_{scheme}_{other}_bins"] = expected_calibration_error(confidence, right, other, scheme)
     for name, part in brier_decomposition(confidence, right, bins).items():
         row[f"brier_{name}"] = part
-    for percent in (50, 80, 90):
-        row[f"accuracy_at_{percent}"] = accuracy_at_coverage(confidence, right, percent / 100)
     row["warning"] = ""
     if n < FEW_ITEMS:
         row["warning"] = (
@@ -586,6 +585,19 @@ def _aurc(n: np.ndarray, right: np.ndarray) -> np.ndarray:
     of_tie = np.diff(harmonic, axis=-1, prepend=0.0)  # of k = N + 1 ... N + m
     risk_sum = wrong + (errors_above - items_above * rate) * of_tie
     return risk_sum.sum(axis=-1) / items[..., -1]
+
+
+def _accuracy_at(n: np.ndarray, right: np.ndarray, coverage: float) -> np.ndarray:
+    """n, right (..., distinct confidences, highest first) -> (...); within a tie the expectation over its order."""
+    items, answered_right = np.cumsum(n, axis=-1), np.cumsum(right, axis=-1)
+    k = np.maximum(np.ceil(coverage * items[..., -1] - 1e-9), 1)  # 0.8 * 15 is a little above 12 in floating point
+    last = np.argmax(items >= k[..., None], axis=-1)[..., None]  # the tie that the cut falls into
+
+    def at(values: np.ndarray) -> np.ndarray:
+        return np.take_along_axis(values, last, axis=-1)[..., 0]
+
+    missing = at(items) - k  # of that tie, so many are not answered
+    return (at(answered_right) - missing * at(right) / np.maximum(at(n), 1)) / k
 
 
 def _brier_terms(probabilities: np.ndarray, answers: np.ndarray) -> np.ndarray:

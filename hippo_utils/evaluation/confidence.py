@@ -338,7 +338,7 @@ def conclusions(settings: pd.DataFrame, groups: pd.DataFrame, repaired: pd.DataF
             f"({row['ece_low']:.3f} to {row['ece_high']:.3f}), where a calibrated model would show about {row['ece_if_calibrated']:.3f}"
             f"{' and so much may be chance' if calibrated else ''}; AUROC {row['auroc']:.2f} ({row['auroc_low']:.2f} to {row['auroc_high']:.2f}), so confidence "
             f"{'separates right from wrong' if row['auroc_low'] > 0.5 else 'does not reliably separate right from wrong'}; "
-            f"answering only the surer half it is right in {row['accuracy_at_50']:.0%}.")
+            f"answering only the surer half it is right in {row['accuracy_at_50']:.0%} ({row['accuracy_at_50_low']:.0%} to {row['accuracy_at_50_high']:.0%}).")
         if row["stages"] in after.index:
             new = after.loc[row["stages"]]
             lines.append(f"{row['stages']}: a temperature of {new['temperature']:.3g}, fitted on other items, takes the NLL from {new['nll_before']:.2f} to {new['nll_after']:.2f} "
