@@ -47,12 +47,12 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "03_instruction": (*COMMON, "instruction"),
     "04_preference": (*COMMON, "corpus", "preference"),
     "05_evaluation": ("run", *COMMON, "corpus", "evaluation"),  # records from here on name the run
-    "06_ablations": ("run", *COMMON, "ablations"),
+    "06_ablations": ("run", *COMMON, "pretraining", "ablations"),  # the ledger asks which base this is
     "07_calibration": ("run", *COMMON, "calibration"),
 }
 
 DRAWING = ("hippo_utils.reporting.figures", "hippo_utils.reporting.captions")  # redrawn, never a reason to compute again
-KEPT = ("log.txt", "parameters.json", ".lock")  # the runner's own files in a stage folder, beside the executed notebook
+KEPT = ("log.txt", "parameters.json", ".lock", "checkpoints")  # not made by the notebook, or, checkpoints, what a killed run continues from
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "lm_eval": "lm-eval", "yaml": "PyYAML"}  # where the import has another name
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 

@@ -35,6 +35,7 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Positive = Annotated[Number, Field(gt=0)]
 StageName = Literal["base", "CP", "SFT", "CP+SFT", "CP+SFT+DPO"]
+ProtocolName = Annotated[str, Field(pattern=r"^(option_text|step_by_step|letter|generate)(\+(permuted|chat|paper_examples))*$")]
 BenchmarkName = Literal["medmcqa", "medqa", "pubmedqa", "usmle_step1", "usmle_step2", "usmle_step3"]
 
 
@@ -147,6 +148,31 @@ class Preference(Section):
     dpo: Dpo
 
 
+class Prompting(Section):
+    """05: more ways to prompt a model, on the same items."""
+    stages: list[StageName]
+    shots: list[Annotated[int, Field(ge=1, le=32)]] = Field(default=[], description="numbers of examples beside evaluation.shots")
+    samples: Annotated[int, Field(ge=0, le=100)] = Field(0, description="sampled rationales that vote (self-consistency); 0 = none")
+    temperature: Positive = 0.7
+    limit: Count | None = Field(None, description="items that the votes are taken on, two-step ones first; null = all")
+
+
+class Sensitivity(Section):
+    """05: one model on the same items under many protocols."""
+    stages: list[StageName]
+    protocols: list[ProtocolName]
+    reply_tokens: Count = Field(24, description="tokens that a model may write as its answer")
+    limit: Count | None = Field(None, description="test items per benchmark; null = all")
+
+
+class Baseline(Section):
+    """05: a further model beside the run's own."""
+    name: str = Field(description="the row's name; the ledger joins it with the paper's row of that name, such as Meditron 7b")
+    model: str = Field(description="hub id or local folder")
+    revision: str | None = None
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
 class Evaluation(Section):
     """05: every stage, every benchmark, every protocol; all scoring happens here."""
     stages: list[StageName]
@@ -157,6 +183,28 @@ class Evaluation(Section):
     rationale_tokens: Count = 64
     limit: Count | None = Field(None, description="test items per benchmark; null = all")
     batch_tokens: Count = Field(description="tokens per forward pass")
+    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the weights while scoring")
+    backend: Literal["auto", "hflm", "vllm"] = Field("auto", description="auto: shared-context scoring for LLaMA and Mistral, else lm-eval's HFLM")
+    allow_truncation: bool = Field(False, description="cut prompts that exceed the model's context, and count them, instead of stopping")
+    paper_examples: bool = Field(False, description="few-shot also with examples drawn anew for every item, as the paper did, beside the leak-free ones")
+    rationale_benchmarks: list[BenchmarkName] = ["medqa"]
+    prompting: Prompting | None = None
+    sensitivity: Sensitivity | None = None
+    baselines: list[Baseline] = []
+
+    @model_validator(mode="after")
+    def _parts_fit(self):
+        for part, chosen in (("prompting", self.prompting), ("sensitivity", self.sensitivity)):
+            unknown = sorted(set(chosen.stages) - set(self.stages)) if chosen else []
+            if unknown:
+                raise ValueError(f"{part}.stages names {unknown}, which evaluation.stages leaves out")
+        unknown = sorted(set(self.rationale_benchmarks) - set(self.benchmarks))
+        if self.rationale and unknown:
+            raise ValueError(f"rationale_benchmarks names {unknown}, which evaluation.benchmarks leaves out")
+        names = [baseline.name for baseline in self.baselines]
+        if len(set(names)) < len(names) or set(names) & set(self.stages):
+            raise ValueError(f"baselines: every name must be another one, and none a stage's; got {', '.join(names)}")
+        return self
 
 
 class Ablations(Section):

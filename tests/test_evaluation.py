@@ -7,7 +7,7 @@ import torch
 from small import items, make_model, make_tokenizer, world
 
 from hippo_utils import records
-from hippo_utils.evaluation import confidence, harness, preferences, scoring
+from hippo_utils.evaluation import confidence, extraction, harness, preferences, scoring
 from hippo_utils.manifest import StageError
 from hippo_utils.miniworld.exercises import step_by_step_prompt
 from hippo_utils.statistics import wilson
@@ -114,7 +114,7 @@ def test_a_benchmark_without_items_is_a_sentence(exam):
 @pytest.fixture(scope="module")
 def answered(exam, model, tokenizer) -> dict:
     with harness.tasks(exam, ["medqa", "pubmedqa"], "option_text", 0) as tasks:
-        return {(shots, tokens): harness.answers(model, tokenizer, tasks, shots=shots, batch_tokens=tokens, **RECORD)
+        return {(shots, tokens): harness.answers(harness.language_model(model, tokenizer, batch_tokens=tokens), tasks, shots=shots, **RECORD)
                 for shots, tokens in ((0, 4096), (0, 300), (2, 4096))}
 
 
@@ -155,7 +155,7 @@ def test_examples_change_the_answer(answered):
 def test_a_prompt_that_does_not_fit_stops_the_run_instead_of_being_cut(exam, tokenizer):
     with harness.tasks(exam, ["medqa"], "option_text", 0, limit=2) as tasks:
         with pytest.raises(StageError, match="base, 5-shot, option_text: .*tokens"):
-            harness.answers(make_model(tokenizer, context=128), tokenizer, tasks, shots=5, batch_tokens=4096, **RECORD)
+            harness.answers(harness.language_model(make_model(tokenizer, context=128), tokenizer, batch_tokens=4096), tasks, shots=5, **RECORD)
 
 
 def test_a_broken_model_stops_the_run_instead_of_answering(exam, tokenizer):
@@ -165,12 +165,12 @@ def test_a_broken_model_stops_the_run_instead_of_answering(exam, tokenizer):
         broken.model.norm.weight.fill_(float("nan"))
     with harness.tasks(exam, ["medqa"], "option_text", 0, limit=1) as tasks:
         with pytest.raises(StageError, match="log-likelihoods are not numbers"):
-            harness.answers(broken, tokenizer, tasks, shots=0, batch_tokens=4096, **RECORD)
+            harness.answers(harness.language_model(broken, tokenizer, batch_tokens=4096), tasks, shots=0, **RECORD)
 
 
 def test_an_unread_rationale_counts_as_wrong(exam, model, tokenizer, tmp_path):
     with harness.tasks(exam, ["medqa"], "rationale", 0, limit=4) as tasks:
-        written = harness.answers(model, tokenizer, tasks, shots=0, protocol="rationale", rationale_tokens=8, batch_tokens=4096, **RECORD)
+        written = harness.answers(harness.language_model(model, tokenizer, batch_tokens=4096), tasks, shots=0, protocol="rationale", new_tokens=8, **RECORD)
     assert records.write("prediction", written, tmp_path / "p.parquet") == 4
     assert (written["prediction"] == harness.NO_ANSWER).all() and not written["correct"].any()
     assert all(isinstance(text, str) and text for text in written["generated_text"])
@@ -181,7 +181,7 @@ def test_an_unread_rationale_counts_as_wrong(exam, model, tokenizer, tmp_path):
     ("Answer: 5 mg a.m.", 2), ("Answer: statin\nso Answer: beta blocker", 1), ("answer unknown", -1), ("Answer:", -1), ("Answer: none of them", -1), ("", -1),
     ("Answer: a beta blocker or a statin", -1), ("Answer: (j)", -1), ("Answer: d", -1), ("Answer: because of the heart", -1)])
 def test_a_reply_is_read_or_it_is_no_answer(text, option):
-    assert harness.parse_answer(text, ["statin", "beta blocker", "5 mg a.m."]) == option
+    assert extraction.parse_answer(text, ["statin", "beta blocker", "5 mg a.m."]) == option
 
 
 def test_predictions_have_one_order(answered):

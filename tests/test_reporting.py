@@ -87,6 +87,7 @@ SMALL = {  # the smallest data of every figure, in the columns that its notebook
     "timeline": paper.timeline().to_dict("records"),
     "stages": [row | {"group": group, "accuracy": 0.5, "low": 0.4, "high": 0.6, "shortcut": 0.3} for group in ("seen", "held_out", "control") for row in grid()],
     "prompting": [row | {"prompting": prompt, "group": "held_out", "accuracy": 0.5, "low": 0.4, "high": 0.6} for prompt in ("zero-shot", "5-shot") for row in grid()[:1]],
+    "scoring": [{"stages": "CP+SFT", "scoring": name, "n": 90, "accuracy": 0.5, "low": 0.4, "high": 0.6} for name in ("option text", "option text, per byte", "letter")],
     "uncertainty": [row | {"outcome": outcome, "probability": p, "density": p * (1 - p), "mean": 0.5, "n": 9}
                     for row in grid() for outcome in ("correct", "incorrect") for p in np.linspace(0, 1, 11)],
     "reliability": [{"stages": stage, "bin_low": low, "bin_high": low + 0.5, "n": n, "confidence": low + 0.2 if n else np.nan, "accuracy": low + 0.1 if n else np.nan,

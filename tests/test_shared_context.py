@@ -194,11 +194,11 @@ def test_window_matters(pairs):
     _, shared = pairs("mistral_window")
     requests = exam(0)
     narrow = shared.loglikelihood(requests, disable_tqdm=True)
-    shared.config.sliding_window = None
+    shared.window = None
     try:
         wide = shared.loglikelihood(requests, disable_tqdm=True)
     finally:
-        shared.config.sliding_window = 24
+        shared.window = 24
     assert max(abs(a[0] - b[0]) for a, b in zip(narrow, wide)) > 0.1
 
 
@@ -304,8 +304,10 @@ def test_layout_and_mask_by_hand():
     assert see[0, 0, :, 5:].int().tolist() == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 0, 0, 1]]
     assert see[1, 0, 1:3].int().tolist() == [[1] * 5 + [0, 1, 0, 0, 0], [1] * 5 + [0, 1, 1, 0, 0]]
     see = visible(positions, segments, start=5, window=3)
-    assert see[0, 0, 3].int().tolist() == [0] * 5 + [0, 1, 1, 1, 0]            # position 8 sees 6, 7, 8
-    assert see[0, 0, 4].int().tolist() == [0] * 5 + [1, 1, 0, 0, 1]            # position 7 sees 5, 6, 7
+    assert see.shape == (2, 1, 5, 7)                                           # of the prefix, positions 3 and 4 are kept
+    assert see[0, 0, 0].int().tolist() == [1, 1, 1, 0, 0, 0, 0]                # position 5 sees 3, 4, 5
+    assert see[0, 0, 3].int().tolist() == [0, 0, 0, 1, 1, 1, 0]                # position 8 sees 6, 7, 8
+    assert see[0, 0, 4].int().tolist() == [0, 0, 1, 1, 0, 0, 1]                # position 7 sees 5, 6, 7
     assert see.any(dim=-1).all()
 
 

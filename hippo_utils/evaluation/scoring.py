@@ -1,13 +1,17 @@
 """From stored predictions to tables: accuracies with intervals, paired differences, pooled benchmarks. No model, no torch."""
 
+import json
+
 import numpy as np
 import pandas as pd
 
+from hippo_utils.evaluation.extraction import NO_ANSWER
 from hippo_utils.records import STAGES
 from hippo_utils.statistics import bootstrap, holm, mcnemar_exact, paired_difference, smallest_detectable_difference, wilson
 
 KNOWLEDGE = ("medmcqa", "medqa", "usmle_step1", "usmle_step2", "usmle_step3")  # PubMedQA gives the answer in its context
 POOLED, TWO_STEP = "knowledge", "two_step"  # one-step items of KNOWLEDGE together; MedQA's two-step items apart
+PAIRED = ["stages", "protocol", "compared_with", "benchmark", "group", "n", "difference", "difference_low", "difference_high", "p_mcnemar", "smallest_detectable"]
 COLUMNS = ["run", "stages", "benchmark", "group", "shots", "protocol", "n", "accuracy", "ci_low", "ci_high"]
 
 
@@ -52,8 +56,12 @@ def difference(joined: pd.DataFrame, above: pd.Series, below: pd.Series, seed: i
     `above` and `below` are boolean masks over `joined`. Bootstrap over clusters, exact McNemar, and the smallest difference
     that so many items can show.
     """
-    one = joined[above].set_index("item")
-    other = joined[below].set_index("item").loc[one.index]
+    one, other = joined[above].set_index("item"), joined[below].set_index("item")
+    alone = sorted(set(one.index) ^ set(other.index))
+    if alone:
+        names = [f"{part['stages'].iloc[0]} ({part['protocol'].iloc[0]}, {part['benchmark'].iloc[0]})" for part in (one, other) if len(part)]
+        raise ValueError(f"{' and '.join(names)} are to be compared on the same items, and {len(alone)} were answered by one of them only, {alone[0]} among them; run 05_evaluation again")
+    other = other.loc[one.index]
     a, b = one["correct"].to_numpy(bool), other["correct"].to_numpy(bool)
     found = paired_difference(b, a, seed=seed, clusters=one["cluster"].to_numpy(), resamples=resamples)
     return {"n": len(a), "difference": found.estimate, "difference_low": found.low, "difference_high": found.high,
@@ -64,20 +72,21 @@ def ladder(joined: pd.DataFrame, rows: list[tuple[str, str, str]], *, shots: int
     """The paper's ablation as paired comparisons. `rows` lists (stages, protocol, stages it is compared with).
 
     One line per row, benchmark and group, with the difference to the row it is compared with; Holm over the benchmarks of
-    one comparison and group. Zero-shot protocols ignore `shots`.
+    one comparison and group. Zero-shot protocols ignore `shots`. Empty when no two of the rows were evaluated.
     """
+    def asked(frame: pd.DataFrame, stages: str, protocol: str) -> pd.Series:
+        return (frame["stages"] == stages) & (frame["protocol"] == protocol) & (frame["shots"] == (shots if protocol == "option_text" else 0))
+
     lines = []
-    pooled = with_all(with_pools(joined))
     for stages, protocol, against in rows:
-        new = (pooled["stages"] == stages) & (pooled["protocol"] == protocol) & (pooled["shots"] == (shots if protocol == "option_text" else 0))
-        old = (pooled["stages"] == against) & (pooled["protocol"] == "option_text") & (pooled["shots"] == shots)
+        both = set(joined[asked(joined, stages, protocol)]["benchmark"]) & set(joined[asked(joined, against, "option_text")]["benchmark"])
+        pooled = with_all(with_pools(joined[joined["benchmark"].isin(both)]))  # a run need not evaluate every stage on everything
+        new, old = asked(pooled, stages, protocol), asked(pooled, against, "option_text")
         for (benchmark, group), part in pooled[new].groupby(["benchmark", "group"], sort=False):
             here = (pooled["benchmark"] == benchmark) & (pooled["group"] == group)
-            if not (old & here).any():  # a run need not evaluate every stage
-                continue
             lines.append({"stages": stages, "protocol": protocol, "compared_with": against, "benchmark": benchmark, "group": group}
                          | difference(pooled, old & here, new & here, seed, resamples))
-    table = pd.DataFrame(lines)
+    table = pd.DataFrame(lines, columns=PAIRED)
     single = ~table["benchmark"].isin([POOLED, TWO_STEP])  # pools repeat the items of the others and are not a family with them
     table["p_holm"] = table["p_mcnemar"]
     for _, part in table[single].groupby(["stages", "protocol", "compared_with", "group"], sort=False):
@@ -150,19 +159,103 @@ def control_test(joined: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     return table.assign(p_holm=holm(table["p"].to_numpy()))
 
 
-PROMPTING = {("option_text", 0): "zero-shot", ("option_text", 5): "5-shot", ("step_by_step", 0): "step-by-step prompt", ("rationale", 0): "written rationale"}
+PROMPTING = {"step_by_step": "step-by-step prompt", "rationale": "written rationale"}
 
 
 def prompting(joined: pd.DataFrame, stages: str) -> pd.DataFrame:
-    """Accuracies of one model under every prompt it was scored with, pools included; `prompting` names the prompt."""
-    rows = accuracies(with_pools(joined[joined["stages"] == stages]))
-    rows.insert(2, "prompting", [PROMPTING.get((p, s), f"{s}-shot") for p, s in zip(rows["protocol"], rows["shots"])])
-    written = rows["protocol"] == "rationale"
-    return rows[~written | (rows["benchmark"] == TWO_STEP)].reset_index(drop=True)  # a rationale is written for two-step items
+    """Accuracies of one model under every prompt it was scored with, pools included; `prompting` names the prompt.
+
+    A rationale is written for questions of two steps: where an exam has such, its other items are left out of those rows.
+    """
+    def name(protocol: str, shots: int) -> str:
+        if protocol == "self_consistency":
+            return f"vote of {votes} rationales"
+        return PROMPTING.get(protocol) or ("zero-shot" if shots == 0 else f"{shots}-shot")
+
+    chosen = joined[(joined["stages"] == stages) & joined["protocol"].isin(["option_text", *PROMPTING, "self_consistency"])]
+    sampled = chosen[chosen["protocol"] == "self_consistency"]
+    votes = len(json.loads(sampled["generated_text"].iloc[0])) if len(sampled) else 0
+    rows = accuracies(with_pools(chosen))
+    rows.insert(2, "prompting", [name(p, s) for p, s in zip(rows["protocol"], rows["shots"])])
+    written = rows["protocol"].isin(["rationale", "self_consistency"])
+    rows = rows[~written | (rows["benchmark"] == TWO_STEP)] if (chosen["steps"] > 1).any() else rows
+    rank = {protocol: number for number, protocol in enumerate(("option_text", *PROMPTING, "self_consistency"))}
+    return rows.assign(rank=rows["protocol"].map(rank)).sort_values(["rank", "shots"], kind="stable").drop(columns="rank").reset_index(drop=True)
+
+
+def unread(joined: pd.DataFrame) -> pd.DataFrame:
+    """Of what a model wrote: how many replies name none of the options, per stage and protocol. They count as wrong."""
+    written = joined[joined["generated_text"].notna()]
+    table = written.assign(unread=written["prediction"] == NO_ANSWER).groupby(["stages", "protocol"], sort=False)["unread"].agg(n="size", unread="sum").reset_index()
+    return table.assign(share=table["unread"] / table["n"])
+
+
+# --- how far the protocol alone moves a number -----------------------------------------------------------------------
+
+RULES = {"sum": "", "per byte": ", per byte", "read": ""}  # acc, acc_norm, and what was read of a written reply
+PROTOCOL_NAMES = {"option_text": "option text", "step_by_step": "option text, step-by-step prompt", "letter": "letter", "generate": "written answer",
+                  "permuted": "options permuted", "chat": "chat template", "paper_examples": "new examples per item"}
+
+
+def sensitivity(joined: pd.DataFrame) -> pd.DataFrame:
+    """One model on the same items under every protocol: accuracy with its interval, per benchmark and pooled, all groups together.
+
+    Of each stage only the items count that all its protocols were asked for. `rule`: the sum of log-likelihoods (acc), per byte of
+    the option (acc_norm), or read. `unread`: share of replies that name no option. `same_choice`: share of items on which the
+    model chooses what it chooses under the paper's protocol. `moved`: points above that protocol.
+    """
+    rows = []
+    for stages, answers in joined.groupby("stages", sort=False):
+        asked = answers.groupby(["protocol", "shots"])["item"].agg(set)
+        common = set.intersection(*asked)
+        answers = with_pools(answers[answers["item"].isin(common)].assign(group="all"))
+        paper = answers[(answers["protocol"] == "option_text") & (answers["shots"] == 0)].set_index(["benchmark", "item"])
+        for (protocol, shots, benchmark), part in answers.groupby(["protocol", "shots", "benchmark"], sort=False):
+            name, *variations = protocol.split("+")
+            label = ", ".join([PROTOCOL_NAMES[name], *([f"{shots}-shot"] if shots else []), *(PROTOCOL_NAMES[v] for v in variations)])
+            rules = ["read"] if name == "generate" else ["sum"] if name == "letter" else ["sum", "per byte"]
+            usual = paper.loc[[(benchmark, item) for item in part["item"]]] if len(paper) else None
+            for rule in rules:
+                chosen = part["prediction"].to_numpy() if rule != "per byte" else np.array([
+                    int(np.argmax(np.divide(scores, sizes))) for scores, sizes in zip(part["log_likelihoods"], part["option_bytes"])])
+                right = chosen == part["answer"].to_numpy()
+                share = wilson(int(right.sum()), len(right))
+                rows.append({"stages": stages, "scoring": label + RULES[rule], "protocol": protocol, "shots": shots, "rule": rule, "benchmark": benchmark, "n": len(right),
+                             "accuracy": share.estimate, "ci_low": share.low, "ci_high": share.high, "unread": float((chosen == NO_ANSWER).mean()) if rule == "read" else np.nan,
+                             "same_choice": float((chosen == usual["prediction"].to_numpy()).mean()) if usual is not None else np.nan,
+                             "moved": share.estimate - float(usual["correct"].mean()) if usual is not None else np.nan})
+    return pd.DataFrame(rows)
+
+
+def spread(table: pd.DataFrame, benchmark: str) -> list[str]:
+    """How far one model's accuracy moves with the protocol, in words."""
+    said = []
+    for stages, part in table[table["benchmark"] == benchmark].groupby("stages", sort=False):
+        low, high = part.loc[part["accuracy"].idxmin()], part.loc[part["accuracy"].idxmax()]
+        said.append(f"{stages}, the same {low['n']} items ({benchmark}): {100 * low['accuracy']:.1f} % ({low['scoring']}) to {100 * high['accuracy']:.1f} % ({high['scoring']})")
+    return said
+
+
+# --- what n can show, and what the training data gave away -----------------------------------------------------------
+
+def detectable(sizes: dict[str, int], discordant_share: float = 0.2) -> pd.DataFrame:
+    """For planning: half the width of a 95 % interval around 50 %, and the smallest difference between two models that n items show
+    with 80 % power when they disagree about `discordant_share` of them (ours). In points of 0 to 1."""
+    return pd.DataFrame([{"benchmark": name, "n": n, "half_width": (wilson(n // 2, n).high - wilson(n // 2, n).low) / 2,
+                          "smallest_detectable": smallest_detectable_difference(n, discordant_share)} for name, n in sizes.items()])
+
+
+def by_contamination(joined: pd.DataFrame, flagged: set[str]) -> pd.DataFrame:
+    """Accuracies on items that the contamination audit flagged and on the clean ones, apart; the column `items` says which."""
+    parts = [accuracies(with_pools(part)).assign(items=name) for name, part in (("clean", joined[~joined["item"].isin(flagged)]), ("flagged", joined[joined["item"].isin(flagged)])) if len(part)]
+    table = pd.concat(parts, ignore_index=True)
+    return in_order(table[["run", "stages", "benchmark", "group", "items", *COLUMNS[4:]]])
 
 
 def conclusions(paired: pd.DataFrame) -> list[str]:
     """Each comparison as a sentence that says what may and may not be concluded from it."""
+    if paired.empty:
+        return ["No two rows of the ladder were evaluated, so there is nothing to compare."]
     said = []
     for row in paired.to_dict("records"):
         what = f"{row['stages']}{'' if row['protocol'] == 'option_text' else ' with the ' + row['protocol'].replace('_', '-') + ' prompt'} against {row['compared_with']}"
@@ -200,9 +293,9 @@ def claims(paired: pd.DataFrame, pooled: pd.DataFrame, found: pd.DataFrame | Non
         guess = shortcut_accuracies(found)
         guess = guess[(guess["benchmark"] == POOLED) & (guess["group"] == group) & guess["guesser"].isin(["frequency", "ngrams"])]
         best = guess.loc[guess["accuracy"].idxmax()]
-        base = pooled[(pooled["stages"] == "base") & (pooled["benchmark"] == POOLED) & (pooled["group"] == group) & (pooled["protocol"] == "option_text")].iloc[0]
-        rows.append({"claim": f"the base guesses: inside the 95 % interval of the better shortcut guesser ({best['guesser']})", "n": base["n"],
-                     "value": base["accuracy"], "low": best["ci_low"], "high": best["ci_high"], "holds": best["ci_low"] <= base["accuracy"] <= best["ci_high"]})
+        bases = pooled[(pooled["stages"] == "base") & (pooled["benchmark"] == POOLED) & (pooled["group"] == group) & (pooled["protocol"] == "option_text")]
+        rows += [{"claim": f"the base guesses: inside the 95 % interval of the better shortcut guesser ({best['guesser']})", "n": base["n"],
+                     "value": base["accuracy"], "low": best["ci_low"], "high": best["ci_high"], "holds": best["ci_low"] <= base["accuracy"] <= best["ci_high"]} for base in bases.to_dict("records")]
     if len(control):
         worst = control.loc[control["p_holm"].idxmin()]
         rows.append({"claim": "no stage is above the better guesser on control facts (smallest p after Holm)", "n": worst["n"], "value": worst["p_holm"],

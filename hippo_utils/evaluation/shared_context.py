@@ -11,8 +11,7 @@ Here the tokens that requests have in common run once:
 
 So an item is one row, [padding | context | option 1 | option 2 | ... | padding], and one forward pass scores it: the
 last context token predicts the first token of every option. Positions and the attention mask are written out for every
-token, the sliding window included, and no key is ever dropped from the cache, so a window shorter than the context
-needs no special case.
+token, the sliding window included. With a window of w, the w - 1 last keys of a prefix are kept: no token behind it sees more.
 
 This module imports torch and lm-eval: import it inside the function that scores.
 """
@@ -46,11 +45,16 @@ class Row(NamedTuple):
 class SharedPrefix(DynamicCache):
     """Keys and values of a prefix, [1, heads, prefix, head size] a layer, that all rows of later batches read.
 
-    Built without a config, so that its layers keep every key even where the model has a sliding window. Once `frozen`
-    it stores nothing more: the keys and values of a batch live for one layer only.
+    Built without a config, so that its layers keep every key while the prefix is read, even where the model has a sliding
+    window. Once frozen it keeps the last `kept` keys and stores nothing more: those of a batch live for one layer only.
     """
 
     frozen = False
+
+    def freeze(self, kept: int) -> None:
+        for layer in self.layers:
+            layer.keys, layer.values = layer.keys[:, :, -kept:].contiguous(), layer.values[:, :, -kept:].contiguous()
+        self.frozen = True
 
     def update(self, key_states, value_states, layer_idx, *args, **kwargs):
         if not self.frozen:
@@ -82,6 +86,7 @@ class SharedContextLM(HFLM):
         if any(adapter.is_prompt_learning for adapter in getattr(self.model, "peft_config", {}).values()):
             raise ValueError("shared-context scoring does not place a prompt-learning adapter's virtual tokens: use HFLM")
         self.tokens_per_batch = tokens_per_batch
+        self.window = getattr(self.config, "sliding_window", None)
         self.allow_truncation = allow_truncation
         self.tokens_cut: dict[tuple[str, str], int] = {}  # only requests that lost tokens
 
@@ -133,7 +138,7 @@ class SharedContextLM(HFLM):
             return None
         cache = SharedPrefix()
         self._forward(*lay_out([Row(prefix, [], [])], 0), 0, cache, keep=1)
-        cache.frozen = True
+        cache.freeze(kept_of_prefix(len(prefix), self.window))
         return cache
 
     def _score(self, rows: list[Row], start: int, cache: SharedPrefix | None) -> list[tuple[int, tuple[float, bool]]]:
@@ -158,7 +163,7 @@ class SharedContextLM(HFLM):
     def _forward(self, tokens, positions, segments, start: int, cache: SharedPrefix | None, keep: int) -> torch.Tensor:
         """Logits [rows, keep, vocabulary] of the last `keep` columns of tokens [rows, width]; `start` = prefix length."""
         tokens, positions, segments = (x.to(self.device) for x in (tokens, positions, segments))
-        see = visible(positions, segments, start, getattr(self.config, "sliding_window", None))
+        see = visible(positions, segments, start, self.window)
         dtype = self.mixed_precision_dtype or self.model.dtype
         mask = torch.zeros(see.shape, dtype=dtype, device=self.device).masked_fill_(~see, torch.finfo(dtype).min)
         with torch.no_grad(), torch.autocast(self.device.type, dtype=self.mixed_precision_dtype,
@@ -189,13 +194,18 @@ def lay_out(rows: list[Row], start: int) -> tuple[torch.Tensor, torch.Tensor, to
     return torch.tensor(tokens), torch.tensor(positions), torch.tensor(segments)
 
 
+def kept_of_prefix(start: int, window: int | None) -> int:
+    """How many keys of a prefix of `start` tokens anything behind it can see: all, or the last window - 1, one at least."""
+    return start if window is None else min(start, max(1, window - 1))
+
+
 def visible(positions: torch.Tensor, segments: torch.Tensor, start: int, window: int | None) -> torch.Tensor:
-    """Which keys (prefix, then row) each token may see: bool [rows, 1, width, start + width].
+    """Which keys (what is kept of the prefix, then the row) each token may see: bool [rows, 1, width, kept + width].
 
     positions, segments: [rows, width]. A token sees the context and its own segment up to itself, and with a sliding
     window only the last `window` positions, itself included. Padding sees padding: a row of the mask is never empty.
     """
-    prefix = torch.arange(start, device=positions.device).expand(len(positions), -1)
+    prefix = torch.arange(start - kept_of_prefix(start, window), start, device=positions.device).expand(len(positions), -1)
     key_position = torch.cat([prefix, positions], dim=1)[:, None, :]
     key_segment = torch.cat([torch.zeros_like(prefix), segments], dim=1)[:, None, :]
     position, segment = positions[:, :, None], segments[:, :, None]

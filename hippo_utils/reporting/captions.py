@@ -8,6 +8,7 @@ TITLES = {
     "timeline": "MedQA, five-shot, over time (published values; paper, figure 1)",
     "stages": "What each stage adds, zero-shot",
     "prompting": "The same model, prompted differently",
+    "scoring": "The same model on the same items, scored differently",
     "uncertainty": "Probability given to the prediction (the form of the paper's figure 3)",
     "reliability": "How often the model is right when it says so",
     "risk_coverage": "Errors left when the model may abstain",

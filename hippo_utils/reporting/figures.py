@@ -194,7 +194,24 @@ def _prompting(figure: Figure, frame: pd.DataFrame) -> None:
     colours = dict(zip(dict.fromkeys(frame["prompting"]), PALETTE))
     _bars(axes, frame, "benchmark", "prompting", colours, names=BENCHMARK_NAMES)
     axes.set(ylabel="accuracy (held-out facts)" if "held_out" in set(frame["group"]) else "accuracy", ylim=(0, 1.05))
-    axes.legend(ncols=len(colours), loc="upper center", bbox_to_anchor=(0.5, 1.16))
+    axes.legend(ncols=min(4, len(colours)), loc="upper center", bbox_to_anchor=(0.5, 1.16 + 0.08 * ((len(colours) - 1) // 4)))
+
+
+def _scoring(figure: Figure, frame: pd.DataFrame) -> None:
+    """One row per protocol, in the table's order; the line is the paper's protocol."""
+    stages = list(dict.fromkeys(frame["stages"]))
+    names = list(dict.fromkeys(frame["scoring"]))[::-1]
+    figure.set_size_inches(SIZE, 1.0 + 0.24 * len(names))
+    panels = figure.subplots(1, len(stages), sharey=True, squeeze=False)[0]
+    for axes, stage in zip(panels, stages):
+        part = frame[frame["stages"] == stage].set_index("scoring").reindex(names)
+        places = np.arange(len(names))
+        axes.errorbar(part["accuracy"], places, xerr=np.array([(part["accuracy"] - part["low"]).clip(lower=0), (part["high"] - part["accuracy"]).clip(lower=0)]),
+                      fmt="o", markersize=4, color=STAGE_COLOURS.get(stage, PALETTE[0]), ecolor="black", elinewidth=0.8, capsize=1.5)
+        axes.axvline(part["accuracy"].iloc[-1], color="black", linewidth=0.8, linestyle="--")
+        axes.set(xlabel="accuracy", xlim=(0, 1), title=f"{stage}, the same {part['n'].iloc[-1]:.0f} items")
+        axes.set_yticks(places, names)
+        axes.grid(axis="y", visible=False)
 
 
 def _uncertainty(figure: Figure, frame: pd.DataFrame) -> None:
@@ -318,5 +335,5 @@ def _protocols(figure: Figure, frame: pd.DataFrame) -> None:
 
 
 DRAW = {"corpus": _corpus, "pretraining": _pretraining, "instruction": _instruction, "preference": _preference, "timeline": _timeline,
-        "stages": _stages, "prompting": _prompting, "uncertainty": _uncertainty, "reliability": _reliability, "risk_coverage": _risk_coverage,
-        "subjects": _subjects, "path": _path, "protocols": _protocols}
+        "stages": _stages, "prompting": _prompting, "scoring": _scoring, "uncertainty": _uncertainty, "reliability": _reliability,
+        "risk_coverage": _risk_coverage, "subjects": _subjects, "path": _path, "protocols": _protocols}

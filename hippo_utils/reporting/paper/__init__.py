@@ -1,7 +1,8 @@
 """The papers' published numbers as data. Nothing here was measured by this project.
 
-hippocrates.csv: main table (21 models, zero- and five-shot), stage table (two bases, zero-shot) and the means of figure 3 of
-arXiv 2404.16621; n is the size of the benchmark as the authors' evaluation code loads it. hippocrates_timeline.csv: figure 1.
+hippocrates.csv: main table (21 models, zero- and five-shot), stage table (two bases, zero-shot), the means of figure 3 and the
+sizes of the data sets, of arXiv 2404.16621; n is the size of the benchmark as the authors' evaluation code loads it. Sizes that
+the paper does not print come from the data sets' cards, as the note says. hippocrates_timeline.csv: figure 1.
 """
 
 from pathlib import Path
@@ -9,9 +10,14 @@ from pathlib import Path
 import pandas as pd
 
 
+def ledger() -> pd.DataFrame:
+    """Every published number: table, model, stages, shots, benchmark, outcome, n, value, unit, note."""
+    return pd.read_csv(Path(__file__).parent / "hippocrates.csv", keep_default_na=False, na_values={"n": [""], "shots": [""]})
+
+
 def published(table: str) -> pd.DataFrame:
-    """The published numbers of one table: `main`, `stages` or `figure 3`. Accuracies in percent, as printed."""
-    frame = pd.read_csv(Path(__file__).parent / "hippocrates.csv", keep_default_na=False, na_values={"n": [""], "shots": [""]})
+    """The published numbers of one table: `main`, `stages`, `figure 3` or `data`. Accuracies in percent, as printed."""
+    frame = ledger()
     return frame[frame["table"] == table].drop(columns="table").reset_index(drop=True)
 
 
