@@ -62,10 +62,14 @@ class Corpus(Section):
     candidates: dict[str, Count | None]
     benchmarks: list[BenchmarkName]
     dirt: Share = Field(0.0, description="share of mini documents that get dirt for the cleaning step to find")
+    licences: list[str] = Field(default=["CC0-1.0", "CC-BY-4.0", "MIT", "Apache-2.0"], description="labels of the licences that this run may train on")
+    quarantine_share: Share = Field(0.02, description="rows of a data set that may be unusable before the run stops")
+    pubmedqa_test: str | None = Field(None, description="file whose keys are PubMedQA's official test ids; null = all items are test items, as in the paper")
     minimum_words: Count
     near_duplicate: Share = Field(description="Jaccard similarity of character 5-grams from which two texts count as one")
     contamination_ngram: Count = Field(description="words in a row that a training text may not share with a benchmark question")
     held_out_share: Annotated[Number, Field(gt=0, lt=0.5)] = Field(description="documents kept aside for perplexity")
+    tokenizer: str | None = Field(None, description="hub id or folder of the tokenizer that counts; null = that of pretraining.base")
     vocabulary: Annotated[int, Field(ge=300)] | None = Field(None, description="entries of a tokenizer trained here; null when the base brings one")
 
 
@@ -236,6 +240,15 @@ class Params(Section):
     evaluation: Evaluation
     ablations: Ablations
     calibration: Calibration
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tokens_are_those_of_the_base(cls, content: Any):
+        """01 reads the corpus section only, so the section names the tokenizer too."""
+        corpus, pretraining = (content.get("corpus"), content.get("pretraining")) if isinstance(content, dict) else (None, None)
+        if isinstance(corpus, dict) and isinstance(pretraining, dict) and corpus.get("tokenizer") is None and pretraining.get("base"):
+            return content | {"corpus": corpus | {"tokenizer": pretraining["base"]}}
+        return content
 
     @field_validator("run")
     @classmethod

@@ -29,6 +29,8 @@ def candidates_as_text(candidates: pd.DataFrame) -> pd.DataFrame:
 
 
 def split_held_out(documents: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Set a seeded share of each source's documents aside for perplexity: (training, held out)."""
+    """Set a seeded share of each source's documents aside for perplexity, at least one of each: (training, held out)."""
     held = documents.groupby("source", group_keys=False).sample(frac=share, random_state=seed)
+    few = documents[~documents["source"].isin(held["source"])]
+    held = pd.concat([held, few.groupby("source", group_keys=False).sample(1, random_state=seed)])
     return documents.drop(held.index).reset_index(drop=True), held.sort_index().reset_index(drop=True)

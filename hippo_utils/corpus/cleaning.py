@@ -88,11 +88,11 @@ def clean(documents: pd.DataFrame, minimum_words: int) -> tuple[pd.DataFrame, pd
 
 
 def example(changes: pd.DataFrame, width: int = 90) -> pd.DataFrame:
-    """One change per rule, cut to the place where it happened: rule, before, after."""
+    """One change per rule, cut to the place where it happened: rule, source, before, after."""
     rows = []
     for rule, part in changes.groupby("rule", sort=False):
         before, after = part.iloc[0]["before"], part.iloc[0]["after"]
         same = next((i for i, (a, b) in enumerate(zip(before, after)) if a != b), min(len(before), len(after)))
         start = max(0, same - width // 3)
-        rows.append({"rule": rule, "before": before[start:start + width], "after": after[start:start + width] or "(dropped)"})
-    return pd.DataFrame(rows, columns=["rule", "before", "after"])
+        rows.append({"rule": rule, "source": part.iloc[0]["source"], "before": before[start:start + width], "after": after[start:start + width] or "(dropped)"})
+    return pd.DataFrame(rows, columns=["rule", "source", "before", "after"])

@@ -1,15 +1,18 @@
 """Where records come from. Every source, whatever its form, is turned into the records of hippo_utils.records here.
 
-The mini world's sources are written on the spot from its fact tables; `world` opens it.
+The mini world's sources are written on the spot from its fact tables; `world` opens it. Without a world, the paper's data sets
+are read (hub.py). What a data set holds that does not fit is in `quarantine`, a list of rows that the functions append to.
 """
 
 import pandas as pd
 
+from hippo_utils.corpus import hub
 from hippo_utils.manifest import StageError
 from hippo_utils.miniworld import documents as written
 from hippo_utils.miniworld import exams, general, instructions, preferences
 from hippo_utils.miniworld.world import World, load_world
 from hippo_utils.params import Corpus, derive_seed
+from hippo_utils.records import SCHEMAS
 
 DOCUMENTS = {"mini_guidelines": written.guidelines, "mini_patients": written.patients, "mini_abstracts": written.abstracts}
 INSTRUCTIONS = tuple(instructions.SOURCES)
@@ -19,16 +22,18 @@ CANDIDATES = (preferences.SOURCE,)
 def world(corpus: Corpus, seed: int) -> World:
     """The mini world with its entities divided into seen, held-out and control groups by `seed`."""
     if corpus.world is None:
-        raise StageError("corpus.world is null, so this run reads hub data sets, and this version reads only the embedded mini world "
-                         "(README, Limits); use params/mini_llama.yaml or params/mini_mistral.yaml")
+        raise StageError("corpus.world is null, so this run reads the paper's data sets and has no fact tables; "
+                         "what needs them runs with params/mini_llama.yaml or params/mini_mistral.yaml")
     try:
         return load_world(derive_seed(seed, "world"), corpus.entities)
     except ValueError as error:
         raise StageError(str(error)) from None
 
 
-def build_documents(corpus: Corpus, world: World, seed: int) -> pd.DataFrame:
+def build_documents(corpus: Corpus, world: World | None, seed: int, quarantine: list[dict] | None = None) -> pd.DataFrame:
     """Document records of every source of `corpus.documents`, in the order of the parameters."""
+    if world is None:
+        return _read("document", corpus, corpus.documents, seed, quarantine)
     rows = []
     for source, count in corpus.documents.items():
         _known(source, DOCUMENTS, "corpus.documents")
@@ -41,8 +46,10 @@ def build_general(corpus: Corpus, world: World, seed: int) -> pd.DataFrame:
     return pd.DataFrame(general.base_documents(world, corpus.general, derive_seed(seed, "general")))
 
 
-def build_instructions(corpus: Corpus, world: World, seed: int) -> pd.DataFrame:
+def build_instructions(corpus: Corpus, world: World | None, seed: int, quarantine: list[dict] | None = None) -> pd.DataFrame:
     """Instruction records of every source of `corpus.instructions`."""
+    if world is None:
+        return _read("instruction", corpus, corpus.instructions, seed, quarantine)
     rows = []
     for source, count in corpus.instructions.items():
         _known(source, INSTRUCTIONS, "corpus.instructions")
@@ -50,8 +57,10 @@ def build_instructions(corpus: Corpus, world: World, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def build_candidates(corpus: Corpus, world: World, seed: int) -> pd.DataFrame:
+def build_candidates(corpus: Corpus, world: World | None, seed: int, quarantine: list[dict] | None = None) -> pd.DataFrame:
     """Candidate records: patients' questions with three answers each, not judged yet."""
+    if world is None:
+        return _read("candidates", corpus, corpus.candidates, seed, quarantine)
     rows = []
     for source, count in corpus.candidates.items():
         _known(source, CANDIDATES, "corpus.candidates")
@@ -59,12 +68,20 @@ def build_candidates(corpus: Corpus, world: World, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def build_items(corpus: Corpus, world: World, seed: int) -> pd.DataFrame:
+def build_items(corpus: Corpus, world: World | None, seed: int, quarantine: list[dict] | None = None) -> pd.DataFrame:
     """Item records of every benchmark of `corpus.benchmarks`, development and test.
 
-    One seed for all: a fact that one benchmark asks for in development is in no benchmark's test.
+    In the mini world one seed for all: a fact that one benchmark asks for in development is in no benchmark's test.
     """
+    if world is None:
+        rows = [row for name in corpus.benchmarks for row in hub.items(hub.source(name, "item"), corpus, seed, quarantine)]
+        return pd.DataFrame(rows, columns=SCHEMAS["item"].names)
     return pd.DataFrame([row for name in corpus.benchmarks for row in exams.exam(world, name, derive_seed(seed, "exams"))])
+
+
+def _read(kind: str, corpus: Corpus, asked: dict[str, int | None], seed: int, quarantine: list[dict] | None) -> pd.DataFrame:
+    rows = [row for name, count in asked.items() for row in hub.stream(hub.source(name, kind), corpus, count, seed, quarantine)]
+    return pd.DataFrame(rows, columns=SCHEMAS[kind].names)
 
 
 def _known(source: str, sources, where: str) -> None:

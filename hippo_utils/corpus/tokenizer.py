@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Iterable
 
+from hippo_utils.manifest import StageError
+
 END = "<|end|>"  # ends a text, and pads
 
 
@@ -25,12 +27,19 @@ def train(texts: Iterable[str], vocabulary: int, folder: Path) -> Path:
     return folder
 
 
-def load(folder: Path):
-    """The fast tokenizer itself, without Transformers: enough to count."""
+def load(name: str | Path):
+    """The fast tokenizer itself, without Transformers: enough to count. `name` is a folder that holds tokenizer.json, or a hub id."""
     from tokenizers import Tokenizer
-    return Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+    if Path(name).is_dir():
+        return Tokenizer.from_file(str(Path(name) / "tokenizer.json"))
+    try:
+        from huggingface_hub import hf_hub_download
+        return Tokenizer.from_file(hf_hub_download(str(name), "tokenizer.json"))
+    except Exception as error:  # of a dozen kinds: no network, no such model, not logged in to a gated one
+        raise StageError(f"the tokenizer of {name} cannot be loaded ({(str(error).splitlines() or [''])[0]}); give pretraining.base (or corpus.tokenizer) a "
+                         "folder that holds tokenizer.json, or a hub id on a machine that reaches the hub") from None
 
 
 def count(texts: Iterable[str], folder: Path) -> int:
     """Tokens in `texts`, one end mark per text included."""
-    return sum(len(encoding.ids) + 1 for encoding in load(folder).encode_batch(list(texts)))
+    return sum(len(encoding.ids) + 1 for encoding in load(folder).encode_batch(list(texts), add_special_tokens=False))

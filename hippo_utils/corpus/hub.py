@@ -1,0 +1,450 @@
+"""The paper's data sets, as sources.yaml describes them: found in a mirror or fetched from the hub, checked, turned into records.
+
+A mirror is a folder laid out by hub id (<mirror>/qiaojin/PubMedQA/pqa_labeled/train-00000-of-00001.parquet): corpus.data_root, or
+data/ beside outputs/ when that is null. `fetch` fills it on a machine with network and writes lock.json (revision, size and
+sha256 of every file); a run reads the mirror only and verifies what the lock names. No loading script is ever executed.
+"""
+
+import csv
+import fnmatch
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Iterator
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from hippo_utils import paths
+from hippo_utils.manifest import StageError, file_hash, write_json
+from hippo_utils.params import Corpus, derive_seed
+from hippo_utils.records import item_prompt
+
+CATALOGUE = Path(__file__).parent / "sources.yaml"
+LOCK = "lock.json"
+BATCH = 2000          # rows in memory at a time
+EXAMPLES = 200        # train rows that become development items, for few-shot prompts (ours)
+TEST_SHARE = 0.1      # of the consultations, kept from DPO to measure preference accuracy on (ours)
+EXCERPT = 300         # characters of a row that the quarantine keeps
+YES_NO_MAYBE = ["yes", "no", "maybe"]
+PICTURE = re.compile(r"\b(?:photograph|shown (?:below|above|here|in the)|(?:image|figure|photo|picture|tracing|slide) (?:is )?(?:shown|below|above)|"
+                     r"as shown|(?:ECG|electrocardiogram|x-ray|radiograph|scan|MRI) (?:is )?shown)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One entry of sources.yaml; the file explains the fields."""
+    name: str
+    kind: str
+    reader: str
+    hub: str
+    revision: str
+    files: list[str]
+    columns: dict[str, str]
+    licence: str
+    rights: str
+    redistribute: bool
+    holds: dict
+    known: str
+    citation: str
+    examples: list[str] = field(default_factory=list)
+    where: dict[str, str] = field(default_factory=dict)
+    tolerated: float | None = None
+    text: str = ""
+    question: str = ""
+    completion: str = ""
+    instruction: str = ""
+
+
+@cache
+def catalogue() -> dict[str, Source]:
+    """Every source of sources.yaml by its name."""
+    return {name: Source(name=name, **entry) for name, entry in yaml.safe_load(CATALOGUE.read_text(encoding="utf-8")).items()}
+
+
+def used(corpus: Corpus) -> list[Source]:
+    """The sources that a run reads, in the order of its parameters; StageError for a name that the catalogue does not have."""
+    asked = {"document": corpus.documents, "instruction": corpus.instructions, "candidates": corpus.candidates, "item": corpus.benchmarks}
+    return [source(name, kind) for kind, names in asked.items() for name in names]
+
+
+def source(name: str, kind: str) -> Source:
+    """One source of a kind; StageError names the ones there are."""
+    found = catalogue().get(name)
+    if found is None or found.kind != kind:
+        known = [entry.name for entry in catalogue().values() if entry.kind == kind]
+        raise StageError(f"the parameters name {name} among the {kind} sources, and hippo_utils/corpus/sources.yaml has no such source; it has {', '.join(known)}")
+    return found
+
+
+# --- files: the mirror, the hub, the lock ------------------------------------------------------------------------------------
+
+def mirror(corpus: Corpus) -> Path:
+    """The folder that holds the data sets, laid out by hub id."""
+    return (paths.home() / (corpus.data_root or "data")).resolve()
+
+
+def files(source: Source, corpus: Corpus, patterns: list[str]) -> list[Path]:
+    """The files of a source in the mirror, checked against the lock; StageError says what is missing and how to get it."""
+    folder = mirror(corpus) / source.hub
+    found = [file for file in sorted(folder.rglob("*")) if file.is_file() and _matches(str(file.relative_to(folder)), patterns)]
+    if not found:
+        raise StageError(f"{source.name}: {paths.shown(folder)} has no file {' or '.join(patterns)}; on a machine that reaches the hub, run "
+                         "`python -m hippo_utils.corpus fetch PARAMS`, or let corpus.data_root name a folder that mirrors the hub by data set id")
+    locked = _lock(mirror(corpus)).get(source.hub, {}).get("files", {})
+    for file in found:
+        _verify(source, file, locked.get(str(file.relative_to(folder))))
+    return found
+
+
+def _matches(name: str, patterns: list[str]) -> bool:
+    return not any(part.startswith(".") for part in Path(name).parts) and any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
+def _lock(folder: Path) -> dict:
+    file = folder / LOCK
+    if not file.is_file():
+        return {}
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise StageError(f"{paths.shown(file)} is not readable as JSON; delete it and run `python -m hippo_utils.corpus fetch PARAMS` again") from None
+
+
+def _verify(source: Source, file: Path, locked: dict | None) -> None:
+    if locked and (file.stat().st_size != locked["size"] or file_hash(file) != locked["sha256"]):
+        raise StageError(f"{source.name}: {paths.shown(file)} is not the file that {LOCK} names (its sha256 differs); delete it and run "
+                         "`python -m hippo_utils.corpus fetch PARAMS`, or delete its entry in the lock if the change is meant")
+
+
+def fetch(corpus: Corpus, say=print) -> Path:
+    """Bring every file that a run reads into the mirror and write the lock; files that are there already are only locked.
+
+    Needs the network for what is missing. The lock is written last and whole.
+    """
+    folder = mirror(corpus)
+    lock = _lock(folder)
+    for source in used(corpus):
+        patterns = source.files + source.examples
+        here = folder / source.hub
+        if not any(file.is_file() and _matches(str(file.relative_to(here)), patterns) for file in here.rglob("*")):
+            _download(source, here, patterns, lock, say)
+        for file in files(source, corpus, patterns):
+            entry = lock.setdefault(source.hub, {"revision": None, "files": {}})  # revision null: it was there already, from somewhere
+            name = str(file.relative_to(here))
+            entry["files"].setdefault(name, {"size": file.stat().st_size, "sha256": file_hash(file)})
+            say(f"{source.name:<28} {name}  {entry['files'][name]['sha256'][:12]}  revision {entry['revision'] or 'unknown (not fetched by this command)'}")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(lock, folder / LOCK)
+    return folder / LOCK
+
+
+def _download(source: Source, here: Path, patterns: list[str], lock: dict, say) -> None:
+    from huggingface_hub import HfApi, hf_hub_download
+
+    try:
+        revision = HfApi().dataset_info(source.hub, revision=lock.get(source.hub, {}).get("revision") or source.revision).sha
+        names = [name for name in HfApi().list_repo_files(source.hub, repo_type="dataset", revision=revision) if _matches(name, patterns)]
+        for name in names:
+            say(f"{source.name:<28} fetching {source.hub}/{name} at {revision[:12]}")
+            hf_hub_download(source.hub, name, repo_type="dataset", revision=revision, local_dir=here)
+    except Exception as error:  # of a dozen kinds, from several libraries
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise StageError(f"{source.name}: {source.hub} cannot be fetched from the hub ({reason}); run this on a machine that reaches it, "
+                         "or let corpus.data_root name a folder that mirrors it") from None
+    lock.setdefault(source.hub, {"revision": revision, "files": {}})["revision"] = revision
+
+
+# --- rows of a file, whatever its format -------------------------------------------------------------------------------------
+
+def rows(source: Source, file: Path) -> Iterator[tuple[int, dict | str]]:
+    """(number, row) of every row, or (number, reason) where a row cannot be read; StageError when the file as a whole is no good."""
+    readers = {".parquet": _parquet, ".json": _json, ".jsonl": _jsonl, ".csv": _csv}
+    if file.suffix not in readers:
+        raise StageError(f"{source.name}: {paths.shown(file)} is no Parquet, JSON, JSONL or CSV file")
+    with open(file, "rb") as opened:
+        start = opened.read(200).lstrip(b"\xef\xbb\xbf \r\n\t")
+    if not start:
+        raise _broken(source, file, "is empty")
+    if start.startswith(b"<"):
+        raise _broken(source, file, "holds a web page (HTML) instead of data, perhaps a proxy's or a login page")
+    if start.startswith(b"version https://git-lfs"):
+        raise _broken(source, file, "holds only a pointer to large file storage instead of data")
+    yield from readers[file.suffix](source, file)
+
+
+def _broken(source: Source, file: Path, what: str) -> StageError:
+    return StageError(f"{source.name}: {paths.shown(file)} {what}; delete it and get it again (`python -m hippo_utils.corpus fetch PARAMS`)")
+
+
+def _parquet(source: Source, file: Path) -> Iterator[tuple[int, dict | str]]:
+    fits = {"text": (pa.types.is_string, pa.types.is_large_string), "optional": (pa.types.is_string, pa.types.is_large_string, pa.types.is_null),
+            "integer": (pa.types.is_integer,), "struct": (pa.types.is_struct,)}
+    try:
+        opened = pq.ParquetFile(file)
+        _columns(source, file, opened.schema_arrow.names)
+        there = [name for name in source.columns if name in opened.schema_arrow.names]
+        for name in there:
+            wanted, kind = source.columns[name], opened.schema_arrow.field(name).type
+            if not any(fit(kind) for fit in fits[wanted]):
+                raise StageError(f"{source.name}: column {name} of {paths.shown(file)} must be {wanted} and is {kind}; the data set has changed, "
+                                 "pin the revision that hippo_utils/corpus/sources.yaml describes or correct the entry there")
+        number = 0
+        for batch in opened.iter_batches(BATCH, columns=there):
+            for row in batch.to_pylist():
+                yield number, row
+                number += 1
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+        raise _broken(source, file, f"is damaged or cut off ({str(error).splitlines()[0]})") from None
+
+
+def _jsonl(source: Source, file: Path) -> Iterator[tuple[int, dict | str]]:
+    checked, last = False, None
+    with open(file, encoding="utf-8-sig", errors="replace") as opened:
+        for number, line in enumerate(opened):
+            last = line
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError:
+                if not line.endswith("\n"):
+                    raise _broken(source, file, f"is cut off in line {number + 1}") from None
+                yield number, f"not readable as JSON: {line.strip()[:EXCERPT]}"
+                continue
+            if isinstance(row, dict) and not checked:
+                _columns(source, file, list(row))
+                checked = True
+            yield number, row if isinstance(row, dict) else f"no JSON object: {line.strip()[:EXCERPT]}"
+    if last is None or not checked:
+        raise _broken(source, file, "holds no row")
+
+
+def _json(source: Source, file: Path) -> Iterator[tuple[int, dict | str]]:
+    """The objects of a JSON array, read piece by piece: release.json alone has 700 MB. A file of JSON lines is read as such."""
+    decoder, buffer, number, started = json.JSONDecoder(), "", 0, False
+    with open(file, encoding="utf-8-sig", errors="replace") as opened:
+        while True:
+            piece = opened.read(1 << 20)
+            buffer = (buffer + piece).lstrip(" \t\r\n," if started else " \t\r\n")
+            if not started:
+                if buffer.startswith("{"):
+                    yield from _jsonl(source, file)
+                    return
+                if not buffer.startswith("["):
+                    raise _broken(source, file, "is no JSON array of rows")
+                buffer, started = buffer[1:].lstrip(), True
+            while buffer and not buffer.startswith("]"):
+                try:
+                    row, end = decoder.raw_decode(buffer)
+                except ValueError:
+                    break  # the rest of this row is in the next piece
+                if not number:
+                    _columns(source, file, list(row) if isinstance(row, dict) else [])
+                yield number, row if isinstance(row, dict) else f"no JSON object: {str(row)[:EXCERPT]}"
+                number, buffer = number + 1, buffer[end:].lstrip(" \t\r\n,")
+            if buffer.startswith("]"):
+                break
+            if not piece:
+                raise _broken(source, file, f"is cut off or no JSON behind row {number}")
+    if not number:
+        raise _broken(source, file, "holds no row")
+
+
+def _csv(source: Source, file: Path) -> Iterator[tuple[int, dict | str]]:
+    csv.field_size_limit(1 << 27)
+    with open(file, encoding="utf-8-sig", errors="replace", newline="") as opened:
+        reader = csv.DictReader(opened, strict=True)
+        try:
+            _columns(source, file, reader.fieldnames or [])
+            number = -1
+            for number, row in enumerate(reader):
+                if None in row or None in row.values():
+                    yield number, f"not as many fields as the header names: {str(row)[:EXCERPT]}"
+                    continue
+                yield number, row
+        except csv.Error as error:
+            raise _broken(source, file, f"is cut off or no CSV near line {reader.line_num} ({error})") from None
+        if number < 0:
+            raise _broken(source, file, "holds no row")
+
+
+def _columns(source: Source, file: Path, there: list[str]) -> None:
+    missing = [name for name, wanted in source.columns.items() if name not in there and wanted != "optional"]
+    if missing:
+        raise StageError(f"{source.name}: {paths.shown(file)} has no column {', '.join(missing)}; it has {', '.join(map(str, there)) or 'none'}. "
+                         "Pin the revision that hippo_utils/corpus/sources.yaml describes, or correct the entry there")
+
+
+# --- rows into records: a function per reader; ValueError says why a row is unusable -----------------------------------------
+
+def _texts(source: Source, row: dict) -> dict:
+    return {"text": _said(row[source.text], source.text)}
+
+
+def _contexts(source: Source, row: dict) -> dict:
+    return {"text": _abstract(row)}
+
+
+def _alpaca(source: Source, row: dict) -> dict:
+    asked = "\n".join(part.strip() for part in (row["instruction"], row.get("input") or "") if part.strip())
+    return {"prompt": f"{_said(asked, 'instruction')}\nAnswer:", "completion": " " + _said(row["output"], "output")}
+
+
+def _question_answer(source: Source, row: dict) -> dict:
+    return {"prompt": f"{source.instruction}\n{_said(row[source.question], source.question)}\nAnswer:",
+            "completion": " " + _said(row[source.completion], source.completion)}
+
+
+def _medmcqa(source: Source, row: dict) -> dict:
+    if row["cop"] not in range(4):
+        raise ValueError(f"cop is {row['cop']}, expected 0 to 3 (its test split hides the answers)")
+    return _exam(source, row["question"], [row[name] for name in ("opa", "opb", "opc", "opd")], row["cop"], subject=row["subject_name"] or "")
+
+
+def _medqa(source: Source, row: dict) -> dict:
+    return _exam(source, row["question"], *_lettered(row))
+
+
+def _usmle(source: Source, row: dict) -> dict:
+    return _exam(source, row["question"], *_lettered(row), subject="needs a picture" if PICTURE.search(row["question"]) else "text alone")
+
+
+def _pubmedqa(source: Source, row: dict) -> dict:
+    answer = row["final_decision"].strip().lower()
+    if answer not in YES_NO_MAYBE:
+        raise ValueError(f"final_decision is {answer!r}, expected yes, no or maybe")
+    return _exam(source, row["question"], YES_NO_MAYBE, YES_NO_MAYBE.index(answer), context=_abstract(row)) | {"key": str(row["pubid"])}
+
+
+def _icliniq(source: Source, row: dict) -> dict:
+    answers = [" " + _said(row[name], name) for name in ("answer_icliniq", "answer_chatgpt", "answer_chatdoctor")]
+    return {"prompt": f"Patient: {_said(row['input'], 'input')}\nDoctor:", "authors": ["clinician", "chatgpt", "chatdoctor"], "answers": answers}
+
+
+def _said(text: str, name: str) -> str:
+    if not text.strip():
+        raise ValueError(f"{name} is empty")
+    return text.strip()
+
+
+def _abstract(row: dict) -> str:
+    parts = row["context"].get("contexts")
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts) or not "".join(parts).strip():
+        raise ValueError("context.contexts holds no text")
+    return " ".join(part.strip() for part in parts if part.strip())
+
+
+def _lettered(row: dict) -> tuple[list[str], int]:
+    """Options behind letters, those that are None dropped, and the place of the right one."""
+    there = {letter: text for letter, text in sorted(row["options"].items()) if text is not None}
+    if row["answer_idx"] not in there:
+        raise ValueError(f"answer_idx is {row['answer_idx']!r}, which is none of the options {', '.join(there) or '(there are none)'}")
+    return list(there.values()), list(there).index(row["answer_idx"])
+
+
+def _exam(source: Source, question: str, options: list, answer: int, context: str = "", subject: str = "") -> dict:
+    """What an item and an instruction have in common."""
+    if not all(isinstance(option, str) and option.strip() for option in options) or len(options) < 2:
+        raise ValueError("an option is empty")
+    return {"question": _said(question, "question"), "context": context, "options": [option.strip() for option in options], "answer": answer, "subject": subject}
+
+
+READERS = {"text": _texts, "contexts": _contexts, "alpaca": _alpaca, "question_answer": _question_answer, "medmcqa": _medmcqa, "medqa": _medqa,
+           "usmle": _usmle, "pubmedqa": _pubmedqa, "icliniq": _icliniq}
+TYPES = {"text": str, "integer": int, "struct": dict}
+
+
+def _fitting(source: Source, row: dict) -> dict:
+    """The row with every value of the type that the contract asks for; ValueError where one is not."""
+    fitted = {}
+    for name, wanted in source.columns.items():
+        value = row.get(name)
+        if wanted == "optional":
+            value = "" if value is None else value
+        if wanted == "integer" and isinstance(value, str) and value.strip().lstrip("-").isdigit():  # CSV knows texts only
+            value = int(value)
+        if value is None:
+            raise ValueError(f"{name} is missing")
+        if not isinstance(value, TYPES.get(wanted, str)) or isinstance(value, bool):
+            raise ValueError(f"{name} must be {wanted} and is {type(value).__name__}")
+        fitted[name] = value
+    return fitted
+
+
+# --- records ------------------------------------------------------------------------------------------------------------------
+
+def stream(source: Source, corpus: Corpus, count: int | None, seed: int, quarantine: list[dict] | None, patterns: list[str] | None = None) -> Iterator[dict]:
+    """The records of a source, the first `count` of them; rows that do not fit are appended to `quarantine` with the reason.
+
+    StageError when more than the tolerated share of the rows does not fit.
+    """
+    made, bad, quarantine = 0, 0, [] if quarantine is None else quarantine
+    for file in files(source, corpus, patterns or source.files):
+        for number, row in rows(source, file):
+            if count is not None and made >= count:
+                break
+            if isinstance(row, dict) and any(row.get(name) != value for name, value in source.where.items()):
+                continue
+            try:
+                if isinstance(row, str):
+                    raise ValueError(row)
+                fields = READERS[source.reader](source, _fitting(source, row))
+            except ValueError as error:
+                bad += 1
+                quarantine.append({"source": source.name, "file": file.name, "row": number, "reason": str(error).split(": ")[0][:EXCERPT],
+                                   "held": (row if isinstance(row, str) else json.dumps(row, ensure_ascii=False, default=str))[:EXCERPT]})
+                continue
+            made += 1
+            yield _record(source, fields, f"{source.name}-{made - 1:06d}", seed)
+    tolerated = corpus.quarantine_share if source.tolerated is None else source.tolerated
+    if not made or bad > tolerated * (made + bad):
+        worst = pd.Series([row["reason"] for row in quarantine if row["source"] == source.name]).mode()
+        raise StageError(f"{source.name}: {bad} of {made + bad} rows do not fit ({'most often: ' + worst[0] if len(worst) else 'none passes the filter ' + str(source.where)}); "
+                         f"at most a share of {tolerated:g} may (corpus.quarantine_share): look at the file, or pin the revision that sources.yaml describes")
+
+
+def _record(source: Source, fields: dict, name: str, seed: int) -> dict:
+    common = {"id": name, "source": source.name, "licence": source.licence, "fact_ids": []}
+    if source.kind == "instruction" and "question" in fields:
+        prompt = item_prompt(fields["question"], fields["options"], fields["context"])
+        return common | {"prompt": f"{source.instruction}\n{prompt}", "completion": " " + fields["options"][fields["answer"]]}
+    if source.kind == "candidates":
+        drawn = hashlib.sha256(f"{seed}/{fields['prompt']}".encode()).digest()[0] / 256  # by the question: its copies fall on one side
+        return common | {"split": "test" if drawn < TEST_SHARE else "train", "kind": "consultation"} | fields
+    if source.kind == "item":
+        key = fields.pop("key", name)
+        return {"id": name, "benchmark": source.name, "split": "test", "group": "all", "cluster": key, "fact_ids": [], "steps": 1} | fields
+    return common | fields
+
+
+def items(source: Source, corpus: Corpus, seed: int, quarantine: list[dict] | None) -> list[dict]:
+    """The items of one benchmark: its test items, and for few-shot prompts a seeded draw of train rows as development items.
+
+    PubMedQA: all items are test items, as in the paper; with corpus.pubmedqa_test the ids in that file are, and the rest is development.
+    """
+    made = list(stream(source, corpus, None, seed, quarantine))
+    if source.examples:
+        pool = list(stream(source, corpus, None, seed, quarantine, source.examples))
+        rng = pd.Series(range(len(pool))).sample(min(EXAMPLES, len(pool)), random_state=derive_seed(seed, source.name))
+        made += [pool[number] | {"id": f"{source.name}-development-{number:06d}", "split": "development", "cluster": f"development-{number}"} for number in sorted(rng)]
+    if source.name == "pubmedqa" and corpus.pubmedqa_test:
+        chosen = _official(paths.home() / corpus.pubmedqa_test)
+        lacking = chosen - {row["cluster"] for row in made}
+        if lacking:
+            raise StageError(f"corpus.pubmedqa_test names {len(lacking)} ids that pubmedqa does not have, the first is {min(lacking)}")
+        made = [row | {"split": "test" if row["cluster"] in chosen else "development"} for row in made]
+    return made
+
+
+def _official(file: Path) -> set[str]:
+    """The ids of PubMedQA's official test items: the keys of test_ground_truth.json of the authors' repository."""
+    try:
+        return {str(key) for key in json.loads(file.read_text(encoding="utf-8"))}
+    except (OSError, ValueError):
+        raise StageError(f"corpus.pubmedqa_test: {paths.shown(file)} cannot be read as JSON; it is test_ground_truth.json of the repository pubmedqa/pubmedqa") from None

@@ -1,0 +1,276 @@
+"""The paper's data sets, read from a mirror in miniature: every source becomes records, and what is wrong with a file is one sentence."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from miniatures.make import ROWS, SECRET, base_model, mirror
+
+from hippo_utils import manifest, params, paths, records
+from hippo_utils.corpus import __main__ as command
+from hippo_utils.corpus import hub, licences, sources
+from hippo_utils.manifest import StageError
+
+LLAMA = params.load("hippo_llama")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return mirror(tmp_path_factory.mktemp("mirror"))
+
+
+@pytest.fixture
+def own(whole, tmp_path):
+    """A mirror of the test's own, to break."""
+    return shutil.copytree(whole, tmp_path / "mirror")
+
+
+def corpus(folder, **changes) -> params.Corpus:
+    return LLAMA.corpus.model_copy(update={"data_root": str(folder)} | changes)
+
+
+def read(name: str, folder, quarantine: list | None = None) -> list[dict]:
+    source = hub.catalogue()[name]
+    return list(hub.stream(source, corpus(folder), None, 0, quarantine))
+
+
+# --- the catalogue ---------------------------------------------------------------------------------------------------
+
+def test_the_paper_run_finds_every_source_and_every_entry_says_what_one_must_know():
+    used = hub.used(LLAMA.corpus)
+    assert {source.name for source in used} == set(hub.catalogue()), "a source that no params file uses"
+    for source in used:
+        assert source.reader in hub.READERS and source.kind in records.SCHEMAS and set(source.columns.values()) <= {"text", "integer", "struct", "optional"}
+        assert source.rights and source.known and source.citation and source.hub.count("/") == 1
+
+
+def test_the_rows_add_up_to_the_papers_sums():
+    rows = {source.name: source.holds["rows"] for source in hub.catalogue().values()}
+    evaluation = ["medmcqa_train", "medqa_train", "pubmedqa_train"]
+    assert sum(rows[name] for name in evaluation) == 404_269
+    assert sum(rows[name] for name in LLAMA.corpus.instructions if name not in evaluation) == 292_049
+
+
+def test_a_run_outside_its_licences_stops_and_says_which():
+    licences.check(LLAMA.corpus)
+    with pytest.raises(StageError, match=r"would train on pmc_patients \(CC-BY-NC-SA-4.0\)\. "):
+        licences.check(LLAMA.corpus.model_copy(update={"licences": [label for label in LLAMA.corpus.licences if "NC" not in label]}))
+    default = params.Corpus.model_fields["licences"].default
+    with pytest.raises(StageError, match="healthcaremagic"):
+        licences.check(LLAMA.corpus.model_copy(update={"licences": default}))
+
+
+# --- records ---------------------------------------------------------------------------------------------------------
+
+def test_every_source_becomes_records_of_its_schema(whole):
+    quarantine = []
+    built = {kind: build(corpus(whole), None, 0, quarantine) for kind, build in (("document", sources.build_documents), ("instruction", sources.build_instructions),
+             ("candidates", sources.build_candidates), ("item", sources.build_items))}
+    for kind, frame in built.items():
+        assert len(records.to_table(kind, frame)) == len(frame)
+    assert set(built["document"]["source"]) | set(built["instruction"]["source"]) | set(built["candidates"]["source"]) | set(built["item"]["benchmark"]) == set(hub.catalogue())
+    assert built["instruction"]["prompt"].str.endswith("\nAnswer:").all() and built["instruction"]["completion"].str.match(r" \S").all()
+    unfit = pd.DataFrame(quarantine)
+    assert dict(unfit.groupby("source").size()) == {"guidelines": 1, "pmc_patients": 1, "pubmedqa_contexts": 1, "medical_flashcards": 1, "medicationqa": 2, "medmcqa_train": 1,
+                                                    "medqa_train": 1, "pubmedqa_train": 1, "icliniq": 1, "medmcqa": 1, "medqa": 1}
+    assert unfit["reason"].tolist()[:3] == ["clean_text is missing", "patient is empty", "context.contexts holds no text"]
+
+
+def test_only_the_rows_of_a_source_are_taken_from_a_shared_file(whole):
+    assert len(read("umls", whole)) == len(read("umls_relations", whole)) == ROWS["umls"]
+
+
+def test_the_number_of_rows_can_be_limited(whole):
+    small = corpus(whole, documents={"guidelines": 7, "pmc_patients": 3})
+    assert sources.build_documents(small, None, 0)["source"].value_counts().to_dict() == {"guidelines": 7, "pmc_patients": 3}
+
+
+def test_exam_rows_keep_question_options_and_answer(whole):
+    raw = pq.read_table(whole / "openlifescienceai/medmcqa/data/validation-00000-of-00001.parquet").to_pylist()
+    made = [row for row in read("medmcqa", whole)]
+    assert [row["question"] for row in made] == [row["question"] for row in raw]
+    assert [row["options"][row["answer"]] for row in made] == [row[("opa", "opb", "opc", "opd")[row["cop"]]] for row in raw]
+    instruction, item = read("medqa_train", whole)[0], read("medqa", whole)[0]
+    assert instruction["prompt"].startswith("Read the case and choose the right answer.\nQuestion: ") and "(B) " + instruction["completion"].strip() in instruction["prompt"]
+    assert item["answer"] == 1 and len(item["options"]) == 4
+
+
+def test_options_that_are_none_are_dropped_and_pictures_are_flagged(whole):
+    made = pd.DataFrame(read("usmle_step2", whole))
+    assert set(made["options"].map(len)) == {5, 6}
+    assert made["subject"].value_counts().to_dict() == {"text alone": ROWS["test"] - 1, "needs a picture": 1}
+    assert made["subject"][2] == "needs a picture"
+
+
+def test_pubmedqa_takes_all_items_or_the_official_ones(whole, tmp_path):
+    everything = sources.build_items(corpus(whole, benchmarks=["pubmedqa"]), None, 0)
+    assert len(everything) == ROWS["test"] and set(everything["split"]) == {"test"}
+    ids = everything["cluster"].tolist()[:5]
+    (tmp_path / "ids.json").write_text(json.dumps(dict.fromkeys(ids, "yes")))
+    official = sources.build_items(corpus(whole, benchmarks=["pubmedqa"], pubmedqa_test=str(tmp_path / "ids.json")), None, 0)
+    assert official[official["split"] == "test"]["cluster"].tolist() == ids and len(official) == ROWS["test"]
+    (tmp_path / "ids.json").write_text('{"77": "no"}')
+    with pytest.raises(StageError, match="1 ids that pubmedqa does not have, the first is 77"):
+        sources.build_items(corpus(whole, benchmarks=["pubmedqa"], pubmedqa_test=str(tmp_path / "ids.json")), None, 0)
+
+
+def test_consultations_are_divided_by_question_whatever_the_order(whole):
+    splits = {row["prompt"]: row["split"] for row in read("icliniq", whole)}
+    assert set(splits.values()) == {"train", "test"}
+    assert read("icliniq", whole)[0]["authors"] == ["clinician", "chatgpt", "chatdoctor"]
+
+
+# --- bad files -------------------------------------------------------------------------------------------------------
+
+GUIDELINES, FLASHCARDS = "epfl-llm/guidelines/open_guidelines.jsonl", "medalpaca/medical_meadow_medical_flashcards/medical_meadow_wikidoc_medical_flashcards.json"
+ABSTRACTS, PATIENTS = "qiaojin/PubMedQA/pqa_artificial/train-00000-of-00001.parquet", "zhengyun21/PMC-Patients/PMC-Patients.csv"
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:file.stat().st_size // 2])
+
+
+def retyped(file):
+    frame = pq.read_table(file).to_pandas()
+    frame.assign(pubid=frame["pubid"].astype(str)).to_parquet(file)
+
+
+@pytest.mark.parametrize("name, file, damage, words", [
+    ("guidelines", GUIDELINES, lambda f: f.unlink(), "has no file open_guidelines.jsonl; on a machine that reaches the hub, run `python -m hippo_utils.corpus fetch"),
+    ("guidelines", GUIDELINES, lambda f: f.write_bytes(b""), "is empty; delete it and get it again"),
+    ("guidelines", GUIDELINES, lambda f: f.write_text("<!DOCTYPE html><html>log in</html>"), r"holds a web page \(HTML\) instead of data"),
+    ("guidelines", GUIDELINES, lambda f: f.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0"), "only a pointer to large file storage"),
+    ("guidelines", GUIDELINES, cut, "is cut off in line"),
+    ("guidelines", GUIDELINES, lambda f: f.write_text('{"text": "x"}\n'), "has no column clean_text; it has text"),
+    ("guidelines", GUIDELINES, lambda f: f.write_text('{"clean_text": 5}\n' * 3), "3 of 3 rows do not fit .*clean_text must be text and is int"),
+    ("medical_flashcards", FLASHCARDS, cut, "is cut off or no JSON behind row"),
+    ("medical_flashcards", FLASHCARDS, lambda f: f.write_text('[{"instruction": "a"}]'), "has no column output; it has instruction"),
+    ("medical_flashcards", FLASHCARDS, lambda f: f.write_text("[]"), "holds no row"),
+    ("medical_flashcards", FLASHCARDS, lambda f: f.write_text("hello"), "is no JSON array"),
+    ("pubmedqa_contexts", ABSTRACTS, cut, "is damaged or cut off"),
+    ("pubmedqa_contexts", ABSTRACTS, retyped, "column pubid of .* must be integer and is (large_)?string"),
+    ("pmc_patients", PATIENTS, cut, "is cut off or no CSV|not as many fields|rows do not fit"),
+    ("pmc_patients", PATIENTS, lambda f: f.write_text("a,b\n1,2\n"), "has no column patient_uid, patient; it has a, b"),
+])
+def test_a_bad_file_is_one_sentence_that_names_the_source_and_what_to_do(own, name, file, damage, words):
+    damage(own / file)
+    with pytest.raises(StageError, match=words) as error:
+        read(name, own)
+    assert str(error.value).startswith(f"{name}: ") and "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_too_many_unusable_rows_stop_the_run(own):
+    rows = [json.loads(line) for line in (own / GUIDELINES).read_text().splitlines()]
+    (own / GUIDELINES).write_text("".join(json.dumps(row | ({"clean_text": " "} if n < 5 else {})) + "\n" for n, row in enumerate(rows)))
+    with pytest.raises(StageError, match=r"guidelines: 6 of 60 rows do not fit \(most often: clean_text is empty\); at most a share of 0.02"):
+        read("guidelines", own)
+    assert len(list(hub.stream(hub.catalogue()["guidelines"], corpus(own, quarantine_share=0.1), None, 0, None))) == 54
+
+
+def test_a_large_json_array_is_read_piece_by_piece(own):
+    rows = [{"instruction": f"Asked {n}", "input": '"]}, {[' * (n % 7), "output": "x" * 997} for n in range(3000)]  # three pieces, brackets inside texts
+    (own / FLASHCARDS).write_text(json.dumps(rows))
+    made = read("medical_flashcards", own)
+    assert len(made) == 3000 and made[1999]["prompt"].startswith("Asked 1999")
+    (own / FLASHCARDS).write_text("".join(json.dumps(row) + "\n" for row in rows))  # JSON lines under the name .json
+    assert read("medical_flashcards", own) == made
+
+
+# --- the lock and the hub --------------------------------------------------------------------------------------------
+
+def test_a_mirror_is_locked_and_a_changed_file_is_refused(own, capsys):
+    assert command.main(["fetch", "hippo_llama", "--set", f"corpus.data_root={own}"]) == 0
+    lock = json.loads((own / hub.LOCK).read_text())
+    assert lock["epfl-llm/guidelines"]["files"]["open_guidelines.jsonl"]["sha256"] == manifest.file_hash(own / GUIDELINES)
+    assert set(lock) == {source.hub for source in hub.catalogue().values()}
+    read("guidelines", own)
+    (own / GUIDELINES).write_text((own / GUIDELINES).read_text().replace("twice", "never", 1))
+    with pytest.raises(StageError, match="guidelines: .* is not the file that lock.json names .*fetch PARAMS"):
+        read("guidelines", own)
+    assert command.main(["fetch", "hippo_llama", "--set", f"corpus.data_root={own}"]) == 2
+    assert "is not the file that lock.json names" in capsys.readouterr().err
+
+
+def test_fetch_brings_what_is_missing_at_one_revision(whole, tmp_path, monkeypatch, capsys):
+    import huggingface_hub
+
+    class Hub:
+        def dataset_info(self, name, revision):
+            return type("Info", (), {"sha": f"{name}@{revision}"})
+
+        def list_repo_files(self, name, repo_type, revision):
+            return ["README.md", *(str(file.relative_to(whole / name)) for file in (whole / name).rglob("*") if file.is_file())]
+
+    def download(name, file, repo_type, revision, local_dir):
+        (local_dir / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(whole / name / file, local_dir / file)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert command.main(["fetch", "hippo_llama", "--set", f"corpus.data_root={tmp_path}/here"]) == 0
+    lock = json.loads((tmp_path / "here" / hub.LOCK).read_text())
+    assert lock["openlifescienceai/medmcqa"]["revision"] == "openlifescienceai/medmcqa@91c6572c454088bf71b679ad90aa8dffcd0d5868"
+    assert not list((tmp_path / "here").rglob("README.md")), "only what is read is fetched"
+    assert len(read("guidelines", tmp_path / "here")) == ROWS["guidelines"] - 1
+
+
+def test_neither_network_nor_mirror_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    import huggingface_hub
+
+    class Gone:
+        def dataset_info(self, name, revision):
+            raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Gone)
+    assert command.main(["fetch", "hippo_llama", "--set", f"corpus.data_root={tmp_path}/nowhere"]) == 2
+    said = capsys.readouterr().err
+    assert re.match(r"error: guidelines: epfl-llm/guidelines cannot be fetched from the hub \(Name or service not known\); run this on a machine that reaches it", said)
+    assert said.count("\n") == 1 and not (tmp_path / "nowhere").exists()
+
+
+# --- the whole stage -------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def stage(whole, tmp_path_factory):
+    """01_corpus of params/hippo_llama.yaml, executed on the miniature: (folder of the stage, folder of its figures, its log)."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HIPPO_HOME", str(home))
+        settings = params.load("hippo_llama", [f"corpus.data_root={whole}", f"pretraining.base={base_model(home / 'base')}", "threads=1"])
+        folder, figures = paths.stage_folder(settings.run, "01_corpus"), paths.figures(settings.run)
+        manifest.write_json(settings.model_dump(), folder / "parameters.json")
+        done = subprocess.run([sys.executable, "-m", "hippo_utils.run", "--execute", "01_corpus", settings.run], capture_output=True, text=True, cwd=paths.ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, figures, done.stdout
+
+
+def test_the_paper_run_goes_through_01_on_the_miniature(stage):
+    folder, figures, printed = stage
+    made = json.loads((folder / "manifest.json").read_text())
+    assert {"documents.parquet", "held_out.parquet", "instructions.parquet", "candidates.parquet", "items.parquet", "quarantine.parquet"} <= made["outputs"].keys()
+    account = pd.read_csv(figures / "table_corpus.csv")
+    assert set(LLAMA.corpus.documents) <= set(account["source"]) and (account["tokens"] > 0).all()
+    assert len(records.read("document", folder / "held_out.parquet")) > 0, "perplexity needs held-out documents of every source"
+
+
+def test_text_that_may_not_be_redistributed_is_shown_nowhere(stage):
+    folder, figures, printed = stage
+    hidden = {name for name, source in hub.catalogue().items() if not source.redistribute}
+    texts = records.read("document", folder / "documents.parquet")
+    assert texts[texts["source"].isin(hidden)]["text"].str.contains(SECRET).mean() > 0.9, "the test would look for nothing"
+    for file in [folder / "01_corpus.ipynb", *figures.iterdir()]:
+        assert SECRET.lower() not in file.read_text(errors="replace").lower(), f"{file.name} shows text that may not be redistributed"
+    assert "may not be redistributed" in printed
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_the_miniature_base_is_a_base(tmp_path, family):
+    from hippo_utils.training import models
+    model, tokenizer = models.load_pretrained(str(base_model(tmp_path / family, family)))
+    assert model.config.model_type == family and tokenizer.decode(tokenizer("A trial of 5 adults")["input_ids"]) == "A trial of 5 adults"
+    assert models.answer(model, tokenizer, ["Question: x\nAnswer:"], 3)
