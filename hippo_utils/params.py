@@ -146,10 +146,67 @@ class Dpo(Training):
     loss: Literal["sigmoid", "ipo", "hinge", "robust"]
 
 
+class Endpoint(Section):
+    """A judge behind an OpenAI-compatible chat endpoint. Its key is read from the environment and stands in no file."""
+    model: str
+    base_url: str | None = Field(None, description="null = what the variable OPENAI_BASE_URL says, else OpenAI")
+    key_variable: str = Field("OPENAI_API_KEY", description="the environment variable that holds the key")
+    request: dict[str, Any] = Field({"temperature": 0, "max_tokens": 512}, description="fields of the request body; null leaves one out")
+    in_flight: Annotated[int, Field(ge=1, le=256)] = Field(8, description="requests at the same time")
+    timeout: Positive = Field(120.0, description="seconds without an answer")
+    tries: Count = Field(8, description="of one request that is rate-limited, timed out, broken off or met by a server error")
+    backoff: Positive = Field(1.0, description="seconds before the second try; doubled at each further one")
+    price_in: Annotated[Number, Field(ge=0)] | None = Field(None, description="per million tokens, in a currency of your choice")
+    price_out: Annotated[Number, Field(ge=0)] | None = None
+    budget: Positive | None = Field(None, description="in the same currency; asking stops before it is exceeded")
+
+    @model_validator(mode="after")
+    def _no_key_and_a_price(self):
+        # the sentences do not repeat the value: it may be a key
+        if not re.fullmatch(r"[A-Z][A-Z0-9_]*", self.key_variable):
+            raise ValueError("key_variable is the NAME of an environment variable (capital letters, digits, _), never the key itself")
+        if self.base_url and not re.fullmatch(r"https?://[^\s@?#]+", self.base_url):
+            raise ValueError("base_url: expected http(s)://host[:port]/path without user name, password or query")
+        if self.budget is not None and (self.price_in is None or self.price_out is None):
+            raise ValueError("a budget needs price_in and price_out (per million tokens)")
+        if self.budget is not None and not {"max_tokens", "max_completion_tokens"} & {name for name, value in self.request.items() if value}:
+            raise ValueError("a budget needs request.max_tokens or request.max_completion_tokens: without a limit one reply can cost anything")
+        return self
+
+
+class LocalJudge(Section):
+    """A judge that is a language model on this machine."""
+    model: str = Field(description="hub id or local folder")
+    revision: str | None = None
+    method: Literal["generation", "log_likelihood"] = Field(description="it writes its verdict, or the likeliest letter is taken for it")
+    tokens: Count = Field(512, description="most tokens of a reply")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+
+
 class Preference(Section):
     """04: who judges, and direct preference optimisation."""
-    judge: Literal["rubric"]
+    judge: Literal["rubric", "endpoint", "local"]
+    endpoint: Endpoint | None = None
+    local: LocalJudge | None = None
+    template: str = Field("clinician-1", description="the instructions: a file of hippo_utils/judging/templates")
+    task: Literal["best", "ranking"] = Field("best", description="pairs are the best answer against each other one (the paper), or all of a ranking")
+    orders: Literal["one", "reversed", "rotations", "all"] = Field("rotations", description="in which orders the answers of a question are shown")
+    agreement: Literal["majority", "unanimous"] = Field("majority", description="of the orders, for a verdict to count; otherwise it is a tie and makes no pair")
+    repeated: Annotated[int, Field(ge=0)] = Field(0, description="questions asked a second time, to see whether the judge agrees with itself")
+    injected: Annotated[int, Field(ge=0)] = Field(0, description="questions on which every injection attempt is tried")
+    error_rate: Share = Field(0.0, description="share of the training verdicts that are made wrong on purpose (study_judge_noise)")
     dpo: Dpo
+
+    @model_validator(mode="after")
+    def _judge_is_described(self):
+        for kind in ("endpoint", "local"):
+            if self.judge == kind and getattr(self, kind) is None:
+                raise ValueError(f"judge is {kind}, so preference.{kind} must say which model")
+        if self.task == "ranking" and self.error_rate:
+            raise ValueError("error_rate makes the best answer of a verdict wrong, so it needs task best")
+        if self.judge == "rubric" and self.task == "ranking":
+            raise ValueError("the rubric gives equal points too often to rank; task ranking needs a judge of kind endpoint or local")
+        return self
 
 
 class Prompting(Section):

@@ -44,6 +44,11 @@ def figures(run: str) -> Path:
     return home() / "figures" / run
 
 
+def replies(judge: str) -> Path:
+    """The replies of one judge as they arrived. Runs share them, and no stage empties the folder: what is stored is not asked again."""
+    return home() / "outputs" / "_replies" / f"{judge}.jsonl"
+
+
 def notebook(stage: str) -> Path:
     """The notebook of a stage, as committed."""
     return NOTEBOOKS / f"{stage}.ipynb"

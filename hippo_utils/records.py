@@ -26,6 +26,11 @@ SCHEMAS: dict[str, pa.Schema] = {
     # A question with candidate answers, before anybody judged them; `authors[i]` wrote `answers[i]`.
     "candidates": pa.schema({"id": _text, "source": _text, "licence": _text, "split": _text, "kind": _text,
                              "prompt": _text, "authors": _texts, "answers": _texts, "fact_ids": _texts}),
+    # One asking of a judge about one row of candidates: the answers were shown in `order` (indices into the row's answers);
+    # every reply as it came; outcome = verdict, tie, or why there is neither; `ranked` = answers from the best on.
+    "judgement": pa.schema({"id": _text, "candidates": _text, "judge": _text, "order": pa.list_(pa.int64()), "repeat": pa.int64(),
+                            "outcome": _text, "ranked": pa.list_(pa.int64()), "notes": _text, "replies": _texts,
+                            "tokens_in": pa.int64(), "tokens_out": pa.int64()}),
     # What a judge said of one row of candidates: best = index of the best answer, None when it could not tell.
     "verdict": pa.schema({"id": _text, "judge": _text, "best": pa.int64(), "scores": pa.list_(pa.float64()),
                           "reason": _text}),

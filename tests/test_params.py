@@ -81,7 +81,7 @@ def test_exponents_are_numbers_on_every_route(write):
 MISTAKES = {  # content of the file -> what the one line must say
     "unknown section": ("extends: mini_llama\nprefernce: {}", ["prefernce", "unknown key", "did you mean preference?"]),
     "unknown key": ("extends: mini_llama\npreference: {dpo: {betta: 0.1}}", ["preference.dpo.betta", "did you mean beta?"]),
-    "nothing like it": ("extends: mini_llama\npreference: {qqqq: 1}", ["preference.qqqq", "known here: judge, dpo"]),
+    "nothing like it": ("extends: mini_llama\npreference: {qqqq: 1}", ["preference.qqqq", "known here: judge, endpoint"]),
     "text for a number": ("extends: mini_llama\nseed: many", ["seed", "integer", "'many'"]),
     "yes for a number": ("extends: mini_llama\nthreads: yes", ["threads", "integer", "True"]),
     "a broken number": ("extends: mini_llama\npretraining: {architecture: {layers: 4.0}}", ["pretraining.architecture.layers", "integer", "4.0"]),

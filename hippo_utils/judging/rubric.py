@@ -5,9 +5,14 @@ modelled on (Singhal et al., arXiv 2212.13138) can be checked by rule here: agre
 true?) and harm (safety advice given; no false reassurance, no blame).
 """
 
+import json
+from collections import Counter
+
 import pandas as pd
 
-from hippo_utils.miniworld.preferences import BAD_PHRASES, GOOD_ADVICE, stated_values
+from hippo_utils.judging.asking import Account, Asked, Judge, Reply
+from hippo_utils.judging.prompts import LETTERS
+from hippo_utils.miniworld.preferences import AUTHORS, BAD_PHRASES, GOOD_ADVICE, stated_values
 from hippo_utils.miniworld.world import World, may_be_true
 
 JUDGE = "rubric over the mini world's facts"
@@ -48,3 +53,27 @@ def judge(world: World, candidates: pd.DataFrame) -> pd.DataFrame:
                      "reason": "; ".join(f"{number + 1}: {why}" for number, (_, why) in enumerate(scored))})
     verdicts = pd.DataFrame(rows, columns=["id", "judge", "best", "scores", "reason"])
     return verdicts.assign(best=pd.Series([row["best"] for row in rows], dtype=object))  # else a tie makes 1.0 and nan of 1 and None
+
+
+class RubricJudge(Judge):
+    """The rubric in the place of a judge that reads: the same askings, orders and counts, no prompt and no cost."""
+    name, identity, in_flight, account, troubles = JUDGE, JUDGE, 1, Account(), Counter()
+
+    def __init__(self, world: World):
+        self._world, self._known = world, {}
+
+    def reply(self, asked: Asked, messages: list[dict[str, str]]) -> Reply:
+        scored = [self._score(asked.fact_ids[0], answer) for answer in asked.answers]
+        points = [value for value, _ in scored]
+        best = LETTERS[points.index(max(points))] if points.count(max(points)) == 1 else "tie"
+        return Reply(json.dumps({"notes": {letter: why for letter, (_, why) in zip(LETTERS, scored)}, "best": best}))
+
+    def _score(self, fact: str, answer: str) -> tuple[float, str]:
+        if (fact, answer) not in self._known:
+            self._known[fact, answer] = score(self._world, fact, answer)
+        return self._known[fact, answer]
+
+
+def truth(candidates: pd.DataFrame) -> pd.Series:
+    """The best answer of each row as the mini world was built: the clinician's. An index into its answers, by row id."""
+    return pd.Series([authors.index(AUTHORS[0]) for authors in candidates["authors"]], index=list(candidates["id"]), name="best")
