@@ -7,8 +7,12 @@ A notebook opens its stage first and finishes it last:
 A stage is up to date when its key is unchanged: its parameters, its notebook's code cells, the modules of hippo_utils that
 they reach, the versions of the libraries those import, and the outputs of the stages before. Prose is not in the key, and
 neither is the drawing of figures, which are redrawn from their CSV files without running a notebook.
+
+    python -m hippo_utils.manifest why figures/mini_llama/table_stages.csv     the chain from a file back to the data
+    python -m hippo_utils.manifest verify outputs/mini_llama                   read every file again and check its hash
 """
 
+import argparse
 import ast
 import hashlib
 import importlib.metadata
@@ -24,7 +28,7 @@ import warnings
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from hippo_utils import paths
 from hippo_utils.params import Params
@@ -195,9 +199,19 @@ def read(run: str, stage: str) -> dict | None:
     try:
         content = json.loads(paths.manifest(run, stage).read_text(encoding="utf-8"))
         whole = content["stage"] == stage and all(isinstance(content[part], dict) for part in ("key", "outputs", "figures")) and content["drawing"]
-        return content if whole else None
+        return content if whole and all(_plain_name(name) for name in (*content["outputs"], *content["figures"])) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _plain_name(name: str) -> bool:
+    """Whether a manifest's file name stays inside its folder: an edited one must not make us read or delete elsewhere."""
+    return bool(name) and not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
+
+
+def _inside(file: Path, folder: Path) -> bool:
+    """Whether a file really lies in a folder of the run, no link leading out of it. (The run's folder may itself be a link.)"""
+    return file.resolve().is_relative_to(folder.parent.resolve() / folder.name)
 
 
 def outputs_hash(run: str, stage: str) -> str:
@@ -206,14 +220,14 @@ def outputs_hash(run: str, stage: str) -> str:
     return _sha(json.dumps({name: entry["sha256"] for name, entry in made["outputs"].items()}, sort_keys=True)) if made else ""
 
 
-def _changed(folder: Path, entries: dict[str, dict]) -> list[str]:
+def changed(folder: Path, entries: dict[str, dict]) -> list[str]:
     """Files that are gone or hold something else than the manifest says. Contents are read only where size or time differ."""
     wrong = []
     for name, entry in entries.items():
         file = folder / name
-        if not file.is_file() or file.stat().st_size != entry["size"]:
+        if not file.is_file() or not _inside(file, folder) or file.stat().st_size != entry["size"]:
             wrong.append(name)
-        elif file.stat().st_mtime_ns != entry["time"] and file_hash(file) != entry["sha256"]:
+        elif file.stat().st_mtime_ns != entry.get("time") and file_hash(file) != entry["sha256"]:
             wrong.append(name)
     return wrong
 
@@ -229,10 +243,26 @@ def reasons(settings: Params, stage: str) -> list[str]:
     found = [words.get(part, f"the {part} changed") for part in now if now[part] != then.get(part)]
     folders = ((made["outputs"], paths.stage_folder(settings.run, stage)), (made["figures"], paths.figures(settings.run)))
     for entries, folder in folders:
-        if changed := _changed(folder, entries):
-            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-            found.append(f"{paths.shown(folder / changed[0])}{more} is missing or was changed")
+        if wrong := changed(folder, entries):
+            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            found.append(f"{paths.shown(folder / wrong[0])}{more} is missing or was changed")
     return found
+
+
+def page_key(run: str) -> str:
+    """Identifies what a run's page shows: the manifests of the run and the code that builds the page."""
+    room = Path(__file__).parent / "reporting"
+    files = [paths.manifest(run, stage) for stage in STAGES] + [room / "page.py", room / "notebooks.py", room / "captions.py", *sorted((room / "templates").glob("*"))]
+    return _sha("".join(file_hash(file) if file.is_file() else "-" for file in files))
+
+
+def page_due(run: str) -> bool:
+    """Whether the page of a run is missing or shows something else than its manifests say."""
+    try:
+        with open(paths.figures(run) / "index.html", encoding="utf-8") as page:
+            return page_key(run) not in page.read(1000) or not (paths.figures(run).parent / "index.html").is_file()
+    except OSError:
+        return True
 
 
 def equal_run(settings: Params, stage: str) -> str | None:
@@ -241,7 +271,7 @@ def equal_run(settings: Params, stage: str) -> str | None:
     for file in sorted((paths.home() / "outputs").glob(f"*/{stage}/manifest.json")):
         run = file.parent.parent.name
         made = read(run, stage) if run != settings.run else None
-        if made and made["key"] == wanted and not (_changed(file.parent, made["outputs"]) or _changed(paths.figures(run), made["figures"])):
+        if made and made["key"] == wanted and not (changed(file.parent, made["outputs"]) or changed(paths.figures(run), made["figures"])):
             return run
     return None
 
@@ -279,8 +309,8 @@ class Stage:
         inside = {entry: value for entry, value in made["outputs"].items() if entry == name or entry.startswith(name + "/")}
         if not inside:
             raise StageError(f"{stage} made no {name}; it made {', '.join(sorted(made['outputs'])) or 'nothing'}")
-        if changed := _changed(paths.stage_folder(self.settings.run, stage), inside):
-            raise StageError(f"{changed[0]} of {stage} is missing or was changed since it was made; run notebooks/{stage}.ipynb again")
+        if wrong := changed(paths.stage_folder(self.settings.run, stage), inside):
+            raise StageError(f"{wrong[0]} of {stage} is missing or was changed since it was made; run notebooks/{stage}.ipynb again")
         return paths.stage_folder(self.settings.run, stage) / name
 
     def has(self, stage: str, name: str) -> bool:
@@ -299,11 +329,13 @@ class Stage:
         """Hash what the stage made and write its manifest: from here on it is done."""
         now = key(self.settings, self.name)
         if now != self.key:
-            changed = ", ".join(part for part in now if now[part] != self.key[part])
-            raise StageError(f"{changed} changed while {self.name} ran; run the notebook again from the top")
+            parts = ", ".join(part for part in now if now[part] != self.key[part])
+            raise StageError(f"{parts} changed while {self.name} ran; run the notebook again from the top")
         own = {f"{self.name}.ipynb", "manifest.json", *KEPT}
         files = [f for f in sorted(self.folder.rglob("*")) if f.is_file() and f.relative_to(self.folder).parts[0] not in own
                  and ".ipynb_checkpoints" not in f.parts]
+        if outside := [f for f in (*self.folder.rglob("*"), *(self.figures / name for name in self.figure_files)) if not _inside(f, self.folder) and not _inside(f, self.figures)]:
+            raise StageError(f"{paths.shown(outside[0])} is a link out of the run's folder; a stage hands on files of its own only: copy it there instead")
         manifest = {
             "stage": self.name, "run": self.settings.run, "paper": self.settings.paper, "scale": self.settings.scale,
             "seed": self.settings.seed, "threads": self.settings.threads,
@@ -382,8 +414,10 @@ def begin(stage: str, settings: Params) -> Stage:
 
 
 def take_down(run: str, stage: str) -> None:
-    """Remove a stage's manifest, so that it is no longer done, and the tables and figures that the manifest names."""
+    """Remove a stage's manifest, so that it is no longer done, the tables and figures that it names, and the pages that show them."""
     before = read(run, stage)
+    for page in (paths.figures(run) / "index.html", paths.figures(run) / f"{stage}.html", paths.figures(run).parent / "index.html"):
+        page.unlink(missing_ok=True)
     paths.manifest(run, stage).unlink(missing_ok=True)
     for name in before["figures"] if before else ():
         (paths.figures(run) / name).unlink(missing_ok=True)
@@ -402,3 +436,143 @@ def adopt(settings: Params, stage: str, from_run: str) -> None:
         copy.unlink(missing_ok=True)
         shutil.copy2(original, copy)
     write_json(made | {"run": settings.run, "shared_from": from_run, "params_hash": settings.hash()}, paths.manifest(settings.run, stage))
+
+
+# --- walking back ----------------------------------------------------------------------------------------------------
+
+def behind(folder: Path) -> dict[str, dict]:
+    """The manifests behind a folder of tables and figures, by stage: the run's own, or those that were kept beside a reference."""
+    kept = folder / "provenance.json"
+    if kept.is_file():
+        return json.loads(kept.read_text(encoding="utf-8"))
+    return {stage: made for stage in STAGES if (made := read(folder.name, stage))}
+
+
+def broken(manifests: dict[str, dict], stage: str) -> list[str]:
+    """The stages that `stage` was made from and that have been made again with other outputs since (or are not done)."""
+    def now(needed: str) -> str | None:
+        outputs = manifests.get(needed, {}).get("outputs")
+        return None if outputs is None else _sha(json.dumps({name: entry["sha256"] for name, entry in outputs.items()}, sort_keys=True))
+    return [needed for needed, link in manifests[stage].get("inputs", {}).items() if now(needed) != link["outputs_hash"]]
+
+
+def _owner(file: Path) -> tuple[Path, str, str]:
+    """The folder that a file's manifests belong to, the stage that made the file, and the file's name in its manifest."""
+    file = Path(os.path.abspath(file))
+    for folder in (paths.figures(file.parent.name), paths.REFERENCE / file.parent.name):
+        if file.parent == folder:
+            stage = next((stage for stage, made in behind(folder).items() if file.name in made.get("figures", {})), None)
+            if stage is None:
+                raise StageError(f"{paths.shown(file)} is in no manifest of {folder.name}: no finished stage made it, so it must not be believed")
+            return folder, stage, file.name
+    if file.is_relative_to(paths.home() / "outputs") and len(parts := file.relative_to(paths.home() / "outputs").parts) > 2:
+        run, stage, name = parts[0], parts[1], "/".join(parts[2:])
+        if name not in ((read(run, stage) or {}).get("outputs", {}) if stage in STAGES else {}):
+            raise StageError(f"{paths.shown(file)} is in no manifest of {run}: no finished stage made it, so it must not be believed")
+        return paths.figures(run), stage, name
+    raise StageError(f"{paths.shown(file)}: expected a file of figures/RUN, figures/reference/RUN or outputs/RUN/STAGE below {paths.shown(paths.home())}")
+
+
+def described(manifests: dict[str, dict], stage: str) -> dict[str, str]:
+    """One link of the chain in words: when and where, from which code and values, and what it read."""
+    made, torn = manifests[stage], broken(manifests, stage)
+    git = made.get("git") or {}
+    shown = {"made": f"in {made['seconds']} s on {made['device']}, finished {made['finished']}, seed {made['seed']}, {made['threads']} thread(s)"
+             + (f", shared from run {made['shared_from']}" if made.get("shared_from") else "")}
+    shown["code"] = f"notebooks/{stage}.ipynb at commit {(git.get('commit') or 'unknown')[:10]}{' with uncommitted changes' if git.get('dirty') else ''}"
+    if "key" in made:
+        shown["code"] += f", cells {made['key']['notebook'][:10]}, package {made['key']['package'][:10]}"
+    shown["versions"] = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    section = made.get("parameters", {}).get(stage[3:], {})
+    shown["values"] = _flat(section) if section else "not kept"
+    if stage == STAGES[0]:
+        mini = f"the mini world in hippo_utils/miniworld/facts ({section.get('entities') or 'all'} entities)"
+        shown["read"] = "data whose source was not kept" if not section else mini if section["world"] else f"data sets from {section['data_root'] or 'the hub'}"
+    else:
+        links = {needed: made["inputs"][needed]["outputs_hash"][:10] if "inputs" in made else "hash not kept" for needed in NEEDS[stage]}
+        shown["read"] = ", ".join(f"{needed} ({link}{', MADE AGAIN SINCE' if needed in torn else ''})" for needed, link in links.items())
+    return shown
+
+
+def _flat(section: dict, before: str = "") -> str:
+    """Nested values as `a.b=1, a.c=2`."""
+    return ", ".join(_flat(value, f"{before}{name}.") if isinstance(value, dict) and value else f"{before}{name}={value}" for name, value in section.items())
+
+
+def why(file: Path) -> int:
+    """Print the chain from one file back to the data; 0 when every link holds, 1 when the file or a stage behind it changed since."""
+    folder, stage, name = _owner(file)
+    manifests = behind(folder)
+    made, here, whole = manifests[stage], Path(file), True
+    entry = made["figures"].get(name) or made["outputs"][name]
+    intact = here.is_file() and file_hash(here) == entry["sha256"]
+    print(f"{paths.shown(here)}: {'as it was made' if intact else 'CHANGED OR MISSING since it was made'}, sha256 {entry['sha256']}")
+    print(f"{made['run']}, {made['scale']} scale, paper {made['paper']}. Not for clinical use." if "run" in made else f"{folder.name}. Not for clinical use.")
+    waiting, seen = [stage], []
+    while waiting:
+        waiting = sorted({*waiting}, key=STAGES.index)
+        seen.append(link := waiting.pop())
+        if link not in manifests:
+            print(f"\n{link}\n  no longer done; the chain ends here")
+            continue
+        print(f"\n{link}" + ("" if link == stage else f", read by {', '.join(later for later in reversed(seen[:-1]) if link in NEEDS[later])}"))
+        for what, words in described(manifests, link).items():
+            print(f"  {what:<9} {words}")
+        wrong = [] if folder.parent == paths.REFERENCE else changed(paths.stage_folder(folder.name, link), manifests[link]["outputs"])
+        if wrong:
+            print(f"  CHANGED   {', '.join(wrong)} is missing or was changed since")
+        whole = whole and not wrong and not broken(manifests, link)
+        waiting += NEEDS[link]
+    whole = whole and intact and set(seen) <= set(manifests)
+    kept = all("inputs" in manifests.get(link, {}) for link in seen if NEEDS[link])
+    print(f"\n{'The chain is broken; ./run_all.sh makes it whole again.' if not whole else 'The chain holds.' if kept else 'The file is what it was; the hashes between the stages were not kept.'}")
+    return int(not whole)
+
+
+def verify(folder: Path) -> int:
+    """Read every file that the manifests of a run name, whatever its time says, and compare; 0 when all are what they were."""
+    folder = Path(os.path.abspath(folder))
+    places = {paths.outputs(folder.name): paths.figures(folder.name), paths.figures(folder.name): paths.figures(folder.name), paths.REFERENCE / folder.name: folder}
+    if folder not in places:
+        raise StageError(f"{paths.shown(folder)}: expected outputs/RUN, figures/RUN or figures/reference/RUN below {paths.shown(paths.home())}")
+    figures = places[folder]
+    manifests = behind(figures)
+    if not manifests:
+        raise StageError(f"{paths.shown(folder)} holds no finished stage; run ./run_all.sh first")
+    worst = 0
+    for stage in STAGES:
+        if stage not in manifests:
+            print(f"[NOT DONE] {stage}")
+            continue
+        made, wrong = manifests[stage], []
+        outputs = {} if figures.parent == paths.REFERENCE else made["outputs"]  # of a reference only tables and figures are kept
+        for entries, place in ((outputs, paths.stage_folder(folder.name, stage)), (made.get("figures", {}), figures)):
+            wrong += [f"{paths.shown(place / name)} is not what it was" for name, entry in entries.items()
+                      if not (place / name).is_file() or not _inside(place / name, place) or file_hash(place / name) != entry["sha256"]]
+        if outputs:
+            wrong += [f"{needed} was made again since" for needed in broken(manifests, stage)]
+        count = len(outputs) + len(made.get("figures", {}))
+        print(f"[{'CHANGED' if wrong else 'OK'}] {stage}: " + ("; ".join(wrong) if wrong else f"{count} files"))
+        worst = max(worst, int(bool(wrong)))
+    print(f"{folder.name}: {'a file or a link of the chain changed; ./run_all.sh makes it again' if worst else 'every file is what its manifest says'}")
+    return worst
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m hippo_utils.manifest", description="Where a file comes from, and whether a run is whole.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("why", help="the chain from a table, figure or output back to the data").add_argument("path", type=Path)
+    commands.add_parser("verify", help="read every file of a run again and check its hash").add_argument("path", type=Path)
+    options = parser.parse_args(arguments)
+    try:
+        return {"why": why, "verify": verify}[options.command](options.path)
+    except BrokenPipeError:  # `why … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (StageError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

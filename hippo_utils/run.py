@@ -248,6 +248,17 @@ def results(settings: Params) -> str:
     return "\n".join(lines)
 
 
+def write_pages(runs: list[Params]) -> int:
+    """Write the pages of the runs that changed; 0 also when there was nothing to write."""
+    due = [settings.run for settings in runs if manifest.page_due(settings.run) and any(manifest.read(settings.run, stage) for stage in manifest.STAGES)]
+    if not due:
+        return 0
+    code = subprocess.run([sys.executable, "-m", "hippo_utils.reporting", "page", *due], cwd=paths.ROOT, stdout=subprocess.DEVNULL).returncode
+    if code:
+        print(f"error: the pages of {', '.join(due)} could not be written (see above); the results themselves are complete", file=sys.stderr)
+    return code
+
+
 def run(runs: list[Params], *, stages: list[str], force: set[tuple[str, str]], jobs: int) -> int:
     """Bring the chosen stages of all runs up to date; 0 when everything is, 1 when a stage failed, 130 when interrupted."""
     from doit.cmd_base import TaskLoader2
@@ -282,6 +293,7 @@ def run(runs: list[Params], *, stages: list[str], force: set[tuple[str, str]], j
     try:
         with tempfile.TemporaryDirectory() as scratch:
             code = DoitMain(Stages(), config_filenames=()).run(["run"])
+        code = code or (0 if runner.stopping else write_pages(runs))
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -300,6 +312,7 @@ def run(runs: list[Params], *, stages: list[str], force: set[tuple[str, str]], j
     many = runner.executed
     print(f"{f'{many} notebooks executed' if many else 'Everything is up to date; nothing was executed'} in {duration(time.time() - runner.start)}.")
     print("Tables and figures: " + ", ".join(paths.shown(paths.figures(settings.run)) + "/" for settings in runs))
+    print("To look at it all:  " + ", ".join(paths.shown(paths.figures(settings.run) / "index.html") for settings in runs))
     print("Executed notebooks: " + ", ".join(paths.shown(paths.outputs(settings.run)) + "/" for settings in runs))
     return 0
 

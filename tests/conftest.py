@@ -140,6 +140,11 @@ def write(stage):
 TOY_REDRAW = '''
 import sys
 from hippo_utils import manifest, paths
+if sys.argv[1] == "page":
+    for run in sys.argv[2:]:
+        (paths.figures(run) / "index.html").write_text(manifest.page_key(run))
+        (paths.figures(run).parent / "index.html").write_text("all runs")
+    sys.exit()
 run, stage = sys.argv[2:]
 manifest.write_json(manifest.read(run, stage) | {"drawing": manifest.drawing_hash()}, paths.manifest(run, stage))
 '''

@@ -4,6 +4,7 @@
     python -m hippo_utils.reporting keep RUN [RUN ...]   make a finished run the committed reference
     python -m hippo_utils.reporting study NAME RUN ...   the runs of a study side by side: means, spread, claims
     python -m hippo_utils.reporting readme               write the README's numbers from the reference runs
+    python -m hippo_utils.reporting page [RUN ...]       write the pages of runs (without names: of the reference), and the page over all
     python -m hippo_utils.reporting redraw RUN STAGE     draw a stage's figures again from their CSV files
 """
 
@@ -16,10 +17,11 @@ from hippo_utils.reporting import comparison, studies, summary
 
 
 def keep(run: str) -> None:
-    """Copy the tables and figures of a finished run to figures/reference/<run>, with the seconds that each stage took.
+    """Copy the tables, figures and manifests of a finished run to figures/reference/<run>, with its page.
 
     Of a study its own tables are kept, not those of its runs.
     """
+    from hippo_utils.reporting import page
     target = paths.REFERENCE / run
     if run in studies.names():
         if not (tables := sorted(paths.figures(run).glob("table_*"))):
@@ -38,10 +40,10 @@ def keep(run: str) -> None:
     for content in made.values():
         for name in content["figures"]:
             shutil.copy(paths.figures(run) / name, target / name)
-    about = {stage: {key: content[key] for key in ("seconds", "seed", "threads", "device", "versions", "git", "finished", "peak_memory_mib")}
-             for stage, content in made.items()}
-    manifest.write_json(about, target / "provenance.json")
+    manifest.write_json(made, target / "provenance.json")
     manifest.write_json({stage: content["seconds"] for stage, content in made.items()}, target / "seconds.json")
+    page.write(target)
+    page.overview(paths.REFERENCE)
     print(f"{paths.shown(target)}: {sum(1 for _ in target.iterdir())} files")
 
 
@@ -51,6 +53,7 @@ def main(arguments: list[str]) -> int:
     commands.add_parser("compare").add_argument("runs", nargs="*")
     commands.add_parser("keep").add_argument("runs", nargs="+")
     commands.add_parser("readme")
+    commands.add_parser("page").add_argument("runs", nargs="*")
     study = commands.add_parser("study")
     study.add_argument("name")
     study.add_argument("runs", nargs="+")
@@ -67,6 +70,10 @@ def main(arguments: list[str]) -> int:
             file = paths.ROOT / "README.md"
             runs = comparison.references()
             file.write_text(summary.readme(file.read_text(encoding="utf-8"), runs), encoding="utf-8")
+            return 0
+        if options.command == "page":
+            from hippo_utils.reporting import page
+            page.write_all(options.runs)
             return 0
         if options.command == "study":
             studies.report(options.name, options.runs)

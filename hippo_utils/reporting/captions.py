@@ -20,3 +20,14 @@ MINI_MARK = "mini run · synthetic exams · not comparable with the paper · not
 PAPER_MARK = "not for clinical use"
 PUBLISHED = {"timeline"}  # figures that show nothing but the paper's numbers
 PUBLISHED_MARK = "published values of arXiv 2404.16621; nothing here was measured by this project"
+
+TABLES = {  # what each table says, for the page
+    "corpus": "What the models read: rows and tokens per source", "contamination": "Overlap of the training texts with the exams",
+    "pretraining": "Perplexity on texts held aside", "instructions": "The instruction mixture", "judge": "What the judge decided",
+    "preferences": "Preference accuracy before and after DPO", "benchmarks": "The exams", "main": "Accuracy of every model under every protocol",
+    "published_main": "Published: main results", "published_stages": "Published: what each stage adds", "stages": "What each stage adds",
+    "pooled": "What each stage adds, items pooled over benchmarks", "paired": "Differences between models on identical items",
+    "control": "Control facts, which no training text holds", "prompting": "The same model, prompted differently", "claims": "Claims with their bars",
+    "ledger": "Every published number, and what this run may say of it", "statements": "What the paper says in words", "arithmetic": "The paper's own arithmetic",
+    "uncertainty": "Probability given to the prediction", "calibration": "Calibration errors", "recalibration": "After temperature scaling",
+}
