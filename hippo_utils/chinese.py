@@ -57,3 +57,29 @@ def longest_common(one: str, other: str) -> int:
         row = [0] + [row[at] + 1 if a == b else 0 for at, b in enumerate(other)]
         best = max(best, *row)
     return best
+
+
+# --- amounts ------------------------------------------------------------------------------------------------------------
+
+SPELLED = {"毫克": "mg", "微克": "μg", "mcg": "μg", "ug": "μg", "克": "g", "毫升": "ml", "千克": "kg", "公斤": "kg", "升": "l",
+           "每": "/", "min": "分钟", "小时": "h", "毫米汞柱": "mmhg"}
+SPELLING = re.compile("|".join(sorted(SPELLED, key=len, reverse=True)))
+UNIT = r"(?:mg|μg|g|ml|l|iu)(?:/(?:kg|h|分钟|ml|l|d))*|mmhg|cmh2o|mmol/l|%|分钟|秒|h|天|周|岁|级|hz"
+AMOUNT = re.compile(rf"(\d+(?:\.\d+)?)(?:({UNIT}|)[~\-–—至到](\d+(?:\.\d+)?))?({UNIT})(?![a-z])")
+SCALE = {"μg": (1e-3, "mg"), "g": (1e3, "mg"), "l": (1e3, "ml"), "秒": (1.0, "秒"), "分钟": (60.0, "秒"), "h": (3600.0, "秒")}
+
+
+def amounts(text: str) -> list[tuple[float, float, str]]:
+    """The numbers with units of a text as (low, high, unit), in order; a single number has low = high.
+
+    Width, spacing, spelled units (毫克, 毫克每千克) and their size do not count: 500 μg is 0.5 mg, 1.5～2.5 is 1.5至2.5. Of a
+    compound unit (μg/kg/min) the first part is converted.
+    """
+    plain = re.sub(r"\s+", "", unicodedata.normalize("NFKC", text).lower())
+    plain = SPELLING.sub(lambda found: SPELLED[found[0]], plain)
+    found = []
+    for low, _, high, unit in AMOUNT.findall(plain):
+        first, _, rest = unit.partition("/")
+        factor, base = SCALE.get(first, (1.0, first))
+        found.append((round(float(low) * factor, 9), round(float(high or low) * factor, 9), f"{base}/{rest}" if rest else base))
+    return found

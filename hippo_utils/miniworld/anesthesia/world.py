@@ -25,6 +25,7 @@ ATTRIBUTES = {
     "disease": ("cause", "sign", "test", "treatment", "complication", "risk_factor"),
 }
 EXACT = {"class", "dose", "onset", "feature", "asa"}  # values that may look alike and still differ: 0.2 mg is not 0.3 mg
+NOT_SHARED = EXACT | {"mechanism"}
 FAMILIES = ("agent", "disease")  # kinds whose subjects (a group of drugs, a department) share more than the rows say
 
 
@@ -81,7 +82,7 @@ def _implied(world: World, path: Path) -> dict[str, set[str]]:
     """fact id -> values that are no distractors though its row does not hold them.
 
     What also_true.csv lists (true or arguable, too weak to be asked for), and, because drugs of one group share most of
-    what they do, what the tables say of any member of the entity's subject.
+    what they do (not how), what the tables say of any member of the entity's subject.
     """
     found: dict[str, set[str]] = {}
     for row in pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records"):
@@ -91,7 +92,7 @@ def _implied(world: World, path: Path) -> dict[str, set[str]]:
         if kind_of(world, name) in FAMILIES:
             families.setdefault(next(iter(profile.values())).subject, []).append(name)
     for names in families.values():
-        for fact in [fact for name in names for fact in world.profiles[name].values() if fact.attribute not in EXACT]:
+        for fact in [fact for name in names for fact in world.profiles[name].values() if fact.attribute not in NOT_SHARED]:
             for name in names:
                 found.setdefault(fact_id(name, fact.attribute), set()).update(fact.values)
     return found
