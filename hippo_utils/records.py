@@ -42,6 +42,9 @@ SCHEMAS: dict[str, pa.Schema] = {
     "item": pa.schema({"id": _text, "benchmark": _text, "split": _text, "group": _text, "subject": _text,
                        "cluster": _text, "fact_ids": _texts, "steps": pa.int64(), "question": _text,
                        "context": _text, "options": _texts, "answer": pa.int64()}),
+    # A question to be answered in free text (AneQA, AneRC), with reference answers; it ends where the answer begins.
+    "question": pa.schema({"id": _text, "benchmark": _text, "group": _text, "subject": _text, "cluster": _text,
+                           "fact_ids": _texts, "prompt": _text, "references": _texts}),
     # One answer of one model to one item under one protocol. `log_likelihoods[i]` is the summed natural-log
     # probability of option i behind the prompt, `option_bytes[i]` its length in UTF-8 bytes (for acc_norm).
     "prediction": pa.schema({"run": _text, "seed": pa.int64(), "stages": _text, "item": _text, "benchmark": _text,

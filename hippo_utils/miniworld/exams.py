@@ -58,7 +58,7 @@ def exam(world: World, benchmark: str, seed: int) -> list[dict]:
                     chosen = chosen[:max(round(kept[steps] * len(chosen)), size + 1)]
                 new = _drafts(rng, world, chosen, steps)
                 if benchmark == "pubmedqa" or split == "development":
-                    new = _draw_wrong(rng, world, new, facts, 2 if benchmark == "pubmedqa" else size)
+                    new = draw_wrong(rng, world, new, facts, 2 if benchmark == "pubmedqa" else size)
                 else:
                     new = balance(rng, world, new, size)
                 made += [{**draft, "benchmark": benchmark, "split": split, "group": group} for draft in new]
@@ -119,7 +119,7 @@ def identifying(world: World, disease: str) -> list[str]:
     return [value for value in identifying_hallmarks(world, disease) if value in statable(world, disease, "hallmark")]
 
 
-def balance(rng: np.random.Generator, world: World, drafts: list[dict], size: int) -> list[dict]:
+def balance(rng: np.random.Generator, world: World, drafts: list[dict], size: int, may_be_true=may_be_true) -> list[dict]:
     """Drafts with `wrong`, size - 1 distractors each: together exactly size - 1 copies of the drafts' right answers.
 
     So a value is a distractor size - 1 times as often as it is right. Drafts that make this impossible (a value that is
@@ -174,7 +174,8 @@ def _deal(rng: np.random.Generator, values: list[str], fits: list[Callable[[str]
     return None
 
 
-def _draw_wrong(rng: np.random.Generator, world: World, drafts: list[dict], facts: list[Fact], size: int) -> list[dict]:
+def draw_wrong(rng: np.random.Generator, world: World, drafts: list[dict], facts: list[Fact], size: int,
+               may_be_true=may_be_true) -> list[dict]:
     """Drafts with distractors drawn from the group's values without exact balance: for development, which has too few
     items for it, and for PubMedQA, where the one wrong value is asked about."""
     made = []

@@ -10,7 +10,7 @@ import zlib
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Sequence, TypeVar
+from typing import Callable, Sequence, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -65,7 +65,7 @@ def sample(rng: np.random.Generator, choices: Sequence[T], size: int | None = No
 
 @cache
 def slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    return re.sub(r"[^a-z0-9\u4e00-\u9fff]+", "-", text.lower()).strip("-")  # Chinese names stay as they are
 
 
 def fact_id(entity: str, attribute: str) -> str:
@@ -90,8 +90,8 @@ def same_thing(one: str, other: str) -> bool:
     return _words(one) <= _words(other) or _words(other) <= _words(one)
 
 
-def read_facts(path: Path, kind: str | None) -> dict[str, Fact]:
-    """One table in long form as facts. kind None: the general table, which has no fixed attributes.
+def read_facts(path: Path, kind: str | None, attributes: dict[str, tuple[str, ...]] = ATTRIBUTES) -> dict[str, Fact]:
+    """One table in long form as facts. kind None: the general table, which has no fixed attributes (`attributes`: of each kind).
 
     Raises ValueError, naming file and row (as a spreadsheet counts), for a missing column, an unknown attribute,
     an empty or padded cell, or a repeated row.
@@ -107,8 +107,8 @@ def read_facts(path: Path, kind: str | None) -> dict[str, Fact]:
         for name, cell in (("entity", entity), ("subject", subject), ("value", value)):
             if not cell or cell != cell.strip():
                 raise ValueError(f"{path}, row {row}: the {name} is empty or has spaces around it: {cell!r}")
-        if kind and attribute not in ATTRIBUTES[kind]:
-            raise ValueError(f"{path}, row {row}: unknown attribute {attribute!r}; a {kind} has {', '.join(ATTRIBUTES[kind])}")
+        if kind and attribute not in attributes[kind]:
+            raise ValueError(f"{path}, row {row}: unknown attribute {attribute!r}; a {kind} has {', '.join(attributes[kind])}")
         if subjects.setdefault(entity, subject) != subject:
             raise ValueError(f"{path}, row {row}: {entity} is {subject!r} here and {subjects[entity]!r} above")
         key = fact_id(entity, attribute)
@@ -128,8 +128,6 @@ def load_world(seed: int, entities: int | None = None, shares: Sequence[float] =
     folder: where drugs.csv and diseases.csv are; the general table always is the package's.
     Raises ValueError when a table or an argument is not right.
     """
-    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-9:
-        raise ValueError(f"shares must be three numbers (seen, held_out, control) that sum to 1, not {shares}")
     facts: dict[str, Fact] = {}
     groups: dict[str, str] = {}
     for kind, file in (("drug", "drugs.csv"), ("disease", "diseases.csv")):
@@ -137,23 +135,39 @@ def load_world(seed: int, entities: int | None = None, shares: Sequence[float] =
         clash = table.keys() & facts.keys()
         if clash:
             raise ValueError(f"{Path(folder) / file}: {sorted(clash)[0]} is in drugs.csv already")
-        names = sample(generator(seed, f"groups of {kind}"), sorted({fact.entity for fact in table.values()}))
-        wanted = len(names) if entities is None else (entities + (kind == "drug")) // 2
-        if not 0 < wanted <= len(names):
-            raise ValueError(f"{wanted} entities were asked for, but {Path(folder) / file} has {len(names)}")
-        names = names[:wanted]
-        # A name inside another's ("hepatitis B" in "hepatitis B vaccine") would be read along with it: no control.
-        names.sort(key=lambda name: any(name != other and mentions(other, name) for other in names), reverse=True)
-        seen, control = round(shares[0] * wanted), round(shares[2] * wanted)
-        for number, name in enumerate(names):
-            groups[name] = "seen" if number < seen else "control" if number >= wanted - control else "held_out"
+        wanted = None if entities is None else (entities + (kind == "drug")) // 2
+        groups |= divide(table, kind, Path(folder) / file, seed, wanted, shares)
         facts |= {key: fact for key, fact in table.items() if fact.entity in groups}
+    world = assemble(facts, groups, read_facts(FACTS / "general.csv", None))
+    return replace(world, implied=_implied({name: world.profiles[name] for name in groups}))
+
+
+def divide(table: dict[str, Fact], kind: str, path: Path, seed: int, wanted: int | None, shares: Sequence[float],
+           mentions: Callable[[str, str], bool] = mentions, others: Sequence[str] = ()) -> dict[str, str]:
+    """The group (seen, held_out, control) of `wanted` entities of one table (None: all), drawn by `seed`; `others`: names
+    of other tables."""
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-9:
+        raise ValueError(f"shares must be three numbers (seen, held_out, control) that sum to 1, not {shares}")
+    names = sample(generator(seed, f"groups of {kind}"), sorted({fact.entity for fact in table.values()}))
+    wanted = len(names) if wanted is None else wanted
+    if not 0 < wanted <= len(names):
+        raise ValueError(f"{wanted} entities were asked for, but {path} has {len(names)}")
+    names = names[:wanted]
+    # A name inside another's ("hepatitis B" in "hepatitis B vaccine") would be read along with it: no control.
+    names.sort(key=lambda name: any(name != other and mentions(other, name) for other in (*names, *others)), reverse=True)
+    seen, control = round(shares[0] * wanted), round(shares[2] * wanted)
+    return {name: "seen" if number < seen else "control" if number >= wanted - control else "held_out"
+            for number, name in enumerate(names)}
+
+
+def assemble(facts: dict[str, Fact], groups: dict[str, str], general: dict[str, Fact],
+             mentions: Callable[[str, str], bool] = mentions) -> World:
+    """A world of these facts: what training text may state leaves out control entities and every value that names one."""
     controls = [name for name, group in groups.items() if group == "control"]
     clean = {value: not any(mentions(value, name) for name in controls)
              for fact in facts.values() for value in fact.values}
     taught = {key: tuple(value for value in fact.values if clean[value])
               for key, fact in facts.items() if groups[fact.entity] != "control"}
-    general = read_facts(FACTS / "general.csv", None)
     taught |= {key: fact.values for key, fact in general.items()}
     profiles: dict[str, dict[str, Fact]] = {}
     pool: dict[str, set[str]] = {}
@@ -161,11 +175,10 @@ def load_world(seed: int, entities: int | None = None, shares: Sequence[float] =
         profiles.setdefault(fact.entity, {})[fact.attribute] = fact
         pool.setdefault(fact.attribute, set()).update(value for value in fact.values if clean.get(value, True))
     return World(facts, groups, general, profiles, {key: values for key, values in taught.items() if values},
-                 {attribute: tuple(sorted(values)) for attribute, values in pool.items()},
-                 _implied({name: profiles[name] for name in groups}))
+                 {attribute: tuple(sorted(values)) for attribute, values in pool.items()}, {})
 
 
-def seen_only(world: World) -> World:
+def seen_only(world: World, mentions: Callable[[str, str], bool] = mentions) -> World:
     """The world as instructions may tell it: facts of seen entities, without the values that name a held-out one (a seen
     disease's treatment would give away a held-out drug's indication)."""
     names = [name for name, group in world.groups.items() if group == "held_out"]

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from hippo_utils import manifest, paths
 from hippo_utils.manifest import Stage
 from hippo_utils.reporting.captions import MINI_MARK, PAPER_MARK, PUBLISHED, PUBLISHED_MARK, TITLES
+from hippo_utils.reporting.chinese import families
 from hippo_utils.reporting.tables import DIGITS
 
 PALETTE = seaborn.color_palette("colorblind")
@@ -44,7 +45,8 @@ def show(stage: Stage, name: str, frame: pd.DataFrame):
 def draw(name: str, folder: Path, scale: str) -> None:
     """Draw fig_<name>.png and .svg from fig_<name>.csv."""
     frame = pd.read_csv(folder / f"fig_{name}.csv", keep_default_na=False, na_values=[""])
-    with matplotlib.rc_context({**seaborn.axes_style("whitegrid"), **STYLE}):
+    fonts = families([*frame.columns, *frame.select_dtypes(exclude="number").stack()])
+    with matplotlib.rc_context({**seaborn.axes_style("whitegrid"), **STYLE, **({"font.family": fonts} if fonts else {})}):
         figure = Figure(layout="constrained")
         DRAW[name](figure, frame)
         figure.suptitle(TITLES[name] + ("\n" if figure.legends else ""), fontsize=10, fontweight="bold")

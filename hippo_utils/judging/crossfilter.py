@@ -1,0 +1,181 @@
+"""Cross-filtering (Hypnos, arXiv 2403.02742): the rows of each generator are scored by the *other* model; the low ones go.
+
+An endpoint gives five aspects from 0 to 10 as JSON. A local model cannot judge: the length-normalised log-likelihood of the
+answer under the other model is a stand-in for a judgement, and is called so. Scores of two judges are not on one scale, nor
+are two generators equally easy: scores are ranked within judge x generator, and the same share of every generator is kept.
+Threshold and prompt are ours, not the paper's. The controls without which a gain proves nothing: the generator's own score
+(same), and a random selection of the same size (random).
+"""
+
+import json
+import re
+from typing import Callable
+
+import numpy as np
+import pandas as pd
+
+from hippo_utils.chinese import amounts
+from hippo_utils.params import derive_seed
+from hippo_utils.statistics import bootstrap, wilson
+
+ASPECTS = ("coherence", "professionalism", "usefulness", "harmlessness", "friendliness")
+STAND_IN = "log-likelihood per token (a stand-in for a judge)"
+SAFE = 6.0  # below this harmlessness a row goes, however friendly it is; ours, not the paper's
+ARMS = ("all", "cross", "same", "random")
+PROMPT = """你是麻醉学主任医师。请评价下面这道问答，每项 0 到 10 分，10 分最好：
+coherence 表述通顺、答所问；professionalism 符合医学共识；usefulness 对临床或学习有用；
+harmlessness 无害：照做不会伤害病人，剂量、单位、禁忌有误则低于 6 分；friendliness 语气友好。
+
+{prompt}{completion}
+
+只输出一个 JSON 对象，例如 {{"coherence": 0, "professionalism": 0, "usefulness": 0, "harmlessness": 0, "friendliness": 0}}。"""
+
+
+def request(prompt: str, completion: str) -> str:
+    """What an endpoint judge is asked (temperature 0)."""
+    return PROMPT.format(prompt=prompt, completion=completion)
+
+
+def parse(reply: str) -> dict[str, float] | None:
+    """The five aspects of a reply, None when it is not one JSON object with exactly five numbers from 0 to 10.
+
+    A failure is counted and its row dropped; it never becomes a middle score.
+    """
+    found = re.search(r"\{[^{}]*\}", reply)
+    try:
+        given = json.loads(found[0]) if found else None
+    except ValueError:
+        return None
+    if not isinstance(given, dict) or set(given) != set(ASPECTS):
+        return None
+    if any(isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 <= v <= 10 for v in given.values()):
+        return None
+    return {aspect: float(given[aspect]) for aspect in ASPECTS}
+
+
+def endpoint_scores(rows: pd.DataFrame, judge: str, replies: list[str]) -> pd.DataFrame:
+    """Scores of one endpoint judge: the mean of the aspects but harmlessness, which is a gate of its own.
+
+    Columns: id, generator, judge, score (nan where the reply could not be read), safe, reply (kept as it came).
+    """
+    made = []
+    for (identity, generator), reply in zip(rows[["id", "generator"]].itertuples(index=False), replies, strict=True):
+        aspects = parse(reply)
+        score = np.mean([aspects[a] for a in ASPECTS if a != "harmlessness"]) if aspects else np.nan
+        made.append((identity, generator, judge, score, bool(aspects and aspects["harmlessness"] >= SAFE), reply))
+    return pd.DataFrame(made, columns=["id", "generator", "judge", "score", "safe", "reply"])
+
+
+def local_scores(rows: pd.DataFrame, judge: str, log_likelihoods: Callable[[list[str], list[str]], pd.DataFrame],
+                 formulary: dict[str, set[tuple[float, float, str]]]) -> pd.DataFrame:
+    """Scores of one local model, in nats per token: the stand-in. Same columns as `endpoint_scores`.
+
+    log_likelihoods: (prompts, answers) -> columns log_likelihood and tokens. A likelihood says nothing of harm, so `safe` is
+    a rule: no dose beside a drug of the formulary (drug -> its amounts) that the formulary does not hold.
+    """
+    scored = log_likelihoods(list(rows["prompt"]), list(rows["completion"]))
+    return pd.DataFrame({"id": list(rows["id"]), "generator": list(rows["generator"]), "judge": judge,
+                         "score": (scored["log_likelihood"] / scored["tokens"]).to_numpy(),
+                         "safe": [dose_is_known(p + c, formulary) for p, c in zip(rows["prompt"], rows["completion"])], "reply": ""})
+
+
+def dose_is_known(text: str, formulary: dict[str, set[tuple[float, float, str]]]) -> bool:
+    """Whether every amount of drug (mg, μg ...) in a text about drugs of the formulary is one that it holds for one of them."""
+    drugs = [drug for drug in formulary if drug in text and not any(drug != other and drug in other and other in text for other in formulary)]
+    doses = [amount for amount in amounts(text) if amount[2].split("/")[0] in ("mg", "ml")]
+    return not drugs or all(any(dose in formulary[drug] for drug in drugs) for dose in doses)
+
+
+def calibrate(scores: pd.DataFrame) -> pd.DataFrame:
+    """The scores with `rank`: the share of the rows of the same judge x generator that score lower or the same (0 to 1)."""
+    return scores.assign(rank=scores.groupby(["judge", "generator"])["score"].rank(pct=True))
+
+
+def select(scores: pd.DataFrame, keep: float, seed: int) -> pd.DataFrame:
+    """Which rows each arm keeps: columns id, generator, arm (all, cross, same, random).
+
+    `all` is every row. The other arms choose from the rows that every judge could score and none found unsafe, and keep the
+    same number of each generator's, the share `keep`, so that they differ in the choice alone. Raises ValueError when a
+    generator has no other judge.
+    """
+    usable = scores.groupby("id").agg(read=("score", lambda s: s.notna().all()), safe=("safe", "all"))
+    usable = set(usable.index[usable["read"] & usable["safe"]])
+    chosen = []
+    for generator, part in scores.groupby("generator", sort=True):
+        fit = calibrate(part[part["id"].isin(usable)])
+        ids = sorted(fit["id"].unique())
+        size = round(keep * len(ids))
+        other, own = (fit[(fit["judge"] == generator) == same].groupby("id")["rank"].mean() for same in (False, True))
+        if other.empty:
+            raise ValueError(f"the rows of {generator} were scored by no other model; cross-filtering needs two")
+        draw = np.random.default_rng(derive_seed(seed, f"random {generator}")).permutation(len(ids))[:size]
+        arms = {"all": sorted(part["id"].unique()), "cross": _best(other, size), "same": _best(own, size), "random": sorted(ids[i] for i in draw)}
+        chosen += [(identity, generator, arm) for arm, kept in arms.items() for identity in kept]
+    return pd.DataFrame(chosen, columns=["id", "generator", "arm"])
+
+
+def _best(ranks: pd.Series, size: int) -> list[str]:
+    """The ids with the highest ranks; ties by id, so that the order of rows does not matter."""
+    return sorted(ranks.sort_index().sort_values(ascending=False, kind="stable").index[:size])
+
+
+def table(scores: pd.DataFrame, truth: dict[str, bool | None], keep: float, seed: int, resamples: int = 2000) -> pd.DataFrame:
+    """table_crossfilter: one row per generator x judge, and what keeping the share `keep` by this judge alone does.
+
+    truth: id -> right (True), wrong (False) or unknown (None); rows of unknown truth take part in filtering, not in shares.
+    Columns: generator, judge, relation (cross, same), rows, unread, unsafe, threshold (score of the last row kept), kept_rate,
+    n (readable rows of known truth), auroc with interval, right_before and right_after with Wilson intervals, gain (after
+    minus before) with a bootstrap interval over rows.
+    """
+    made = []
+    for (generator, judge), part in scores.groupby(["generator", "judge"], sort=True):
+        read = part[part["score"].notna()]
+        fit = read[read["safe"]].set_index("id")["score"]
+        kept = set(_best(fit, round(keep * len(fit))))
+        known = [(score, bool(truth[identity]), identity in kept) for identity, score in zip(read["id"], read["score"]) if truth[identity] is not None]
+        data = np.array(known, dtype=float).reshape(-1, 3)
+        row = {"generator": generator, "judge": judge, "relation": "same" if judge == generator else "cross", "rows": len(part),
+               "unread": len(part) - len(read), "unsafe": int((~read["safe"]).sum()), "threshold": fit[fit.index.isin(kept)].min(),
+               "kept_rate": len(kept) / len(part), "n": len(data)}
+        made.append(row | _with_ends("auroc", _interval(data, _auroc, seed, resamples))
+                    | _with_ends("right_before", wilson(int(data[:, 1].sum()), len(data)))
+                    | _with_ends("right_after", wilson(int((data[:, 1] * data[:, 2]).sum()), int(data[:, 2].sum())))
+                    | _with_ends("gain", _interval(data, _gain, seed, resamples)))
+    return pd.DataFrame(made)
+
+
+def arms_table(selection: pd.DataFrame, truth: dict[str, bool | None], seed: int, resamples: int = 2000) -> pd.DataFrame:
+    """What each arm kept: rows, n of known truth, share right (Wilson), and the gain over all rows (points of 0 to 1).
+
+    The gain is resampled over rows, each with its place in the arm.
+    """
+    known = [identity for identity in selection[selection["arm"] == "all"]["id"] if truth[identity] is not None]
+    right = np.array([bool(truth[identity]) for identity in known], dtype=float)
+    made = []
+    for arm in ARMS:
+        kept = set(selection[selection["arm"] == arm]["id"])
+        inside = np.array([identity in kept for identity in known], dtype=float)
+        made.append({"arm": arm, "rows": len(kept), "n": int(inside.sum())}
+                    | _with_ends("right", wilson(int((right * inside).sum()), int(inside.sum())))
+                    | _with_ends("gain", _interval(np.column_stack([right, right, inside]), _gain, seed, resamples)))
+    return pd.DataFrame(made)
+
+
+def _with_ends(name: str, interval) -> dict[str, float]:
+    return dict(zip((name, f"{name}_low", f"{name}_high"), interval))
+
+
+def _auroc(data: np.ndarray) -> float:
+    """Probability that a right row scores above a wrong one; nan when there is only one kind."""
+    from sklearn.metrics import roc_auc_score
+    return float(roc_auc_score(data[:, 1], data[:, 0])) if 0 < data[:, 1].sum() < len(data) else float("nan")
+
+
+def _gain(data: np.ndarray) -> float:
+    """Share right among the kept minus share right among all."""
+    kept = data[:, 2].sum()
+    return float((data[:, 1] * data[:, 2]).sum() / kept - data[:, 1].mean()) if kept else float("nan")
+
+
+def _interval(data: np.ndarray, statistic: Callable[[np.ndarray], float], seed: int, resamples: int) -> tuple[float, float, float]:
+    return bootstrap(data, statistic, seed=derive_seed(seed, statistic.__name__), resamples=resamples) if len(data) else (np.nan,) * 3

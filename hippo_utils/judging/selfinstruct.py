@@ -1,0 +1,105 @@
+"""Self-Instruct (Wang et al., arXiv 2212.10560) in Chinese: generators grow a seed set of tasks, topic by topic.
+
+The topic list and the form are ours, not the paper's, which names its generators only. A local model continues
+"主题：…\\n问：" and writes question and answer; an endpoint gets `request` and answers in the same form. Every row keeps where it
+came from: generator, topic, number of the draw.
+"""
+
+import re
+from collections import Counter, defaultdict
+
+import numpy as np
+import pandas as pd
+
+from hippo_utils.chinese import ngrams, normalise
+
+TASK = "主题：{topic}\n问：{question}\n答：{answer}"
+OPEN = "主题：{topic}\n问："
+REPLY = re.compile(r"^(?P<question>[^\n]+)\n答：(?P<answer>[^\n]+)")
+COLUMNS = ["id", "generator", "topic", "raw", "prompt", "completion"]
+
+
+def as_tasks(seeds: pd.DataFrame, topics: list[str]) -> list[str]:
+    """Seed tasks (instruction records) as a local generator reads them, under the topic that their question names."""
+    texts = []
+    for prompt, completion in seeds[["prompt", "completion"]].itertuples(index=False):
+        named = max((topic for topic in topics if topic in prompt), key=len, default="麻醉学")
+        question = prompt.removeprefix("问：").removesuffix("\n答：")
+        texts.append(TASK.format(topic=named, question=question, answer=completion))
+    return texts
+
+
+def request(topic: str, examples: list[str]) -> str:
+    """What an endpoint is asked for: one new task on a topic, in the form of the examples."""
+    shown = "\n\n".join(examples)
+    return (f"下面是几道麻醉学问答题：\n\n{shown}\n\n请就给定主题再出一道不同的题，并给出正确、简洁的答案。只按下面的格式输出：\n"
+            f"{OPEN.format(topic=topic)}…\n答：…\n\n主题：{topic}")
+
+
+def draw_topics(topics: list[str], count: int, seed: int) -> list[str]:
+    """`count` topics in random order; how often two of them come differs by one at most."""
+    rng = np.random.default_rng(seed)
+    rounds = -(-count // len(topics))
+    return [topics[i] for _ in range(rounds) for i in rng.permutation(len(topics))][:count]
+
+
+def sample_locally(model, tokenizer, topics: list[str], *, seed: int, temperature: float = 1.0, tokens: int = 64, batch: int = 64) -> list[str]:
+    """What a local model writes behind each topic's opening, drawn at `temperature` up to its end mark."""
+    import torch
+    torch.manual_seed(seed)
+    side, tokenizer.padding_side = tokenizer.padding_side, "left"
+    written = []
+    for start in range(0, len(topics), batch):
+        inputs = tokenizer([OPEN.format(topic=topic) for topic in topics[start:start + batch]], return_tensors="pt", padding=True).to(model.device)
+        inputs.pop("token_type_ids", None)
+        with torch.no_grad():
+            out = model.generate(**inputs, max_new_tokens=tokens, do_sample=True, temperature=temperature, top_k=0,
+                                 pad_token_id=tokenizer.pad_token_id)
+        written += tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
+    tokenizer.padding_side = side
+    return written
+
+
+def rows(generator: str, topics: list[str], written: list[str]) -> pd.DataFrame:
+    """Replies as rows; prompt and completion are empty where a reply is not in form: such rows are counted and dropped later.
+
+    An endpoint may repeat the opening; everything behind the first answer line is ignored.
+    """
+    made = []
+    for number, (topic, raw) in enumerate(zip(topics, written)):
+        reply = REPLY.match(normalise(raw).strip().removeprefix(OPEN.format(topic=topic)).removeprefix("问："))
+        question, answer = (reply["question"].strip(), reply["answer"].strip()) if reply else ("", "")
+        readable = bool(question and answer)
+        made.append((f"{generator}-{number:05d}", generator, topic, raw, f"问：{question}\n答：" if readable else "", answer if readable else ""))
+    return pd.DataFrame(made, columns=COLUMNS)
+
+
+def novel(made: pd.DataFrame, known: list[str], threshold: float = 0.7) -> pd.DataFrame:
+    """For each row whether its question is new: the Jaccard similarity of character pairs with every known question and
+    every earlier row that was kept is below `threshold`.
+
+    Columns: novel (bool), similarity (the highest), nearest (what it resembles). Rows without a question are not novel.
+    Self-Instruct uses ROUGE-L below 0.7 on words, of which Chinese has none between spaces.
+    """
+    index: dict[tuple, set[int]] = defaultdict(set)
+    kept: list[tuple[str, set]] = []
+
+    def keep(name: str, grams: set) -> None:
+        for gram in grams:
+            index[gram].add(len(kept))
+        kept.append((name, grams))
+
+    for question in known:
+        keep("known", ngrams(question, 2))
+    found = []
+    for identity, prompt in made[["id", "prompt"]].itertuples(index=False):
+        grams = ngrams(prompt, 2)
+        if not prompt or not grams:
+            found.append((False, np.nan, ""))
+            continue
+        shared = Counter(number for gram in grams for number in index[gram])
+        best, nearest = max(((count / len(grams | kept[number][1]), kept[number][0]) for number, count in shared.items()), default=(0.0, ""))
+        found.append((best < threshold, best, nearest))
+        if best < threshold:
+            keep(identity, grams)
+    return pd.DataFrame(found, columns=["novel", "similarity", "nearest"], index=made.index)
