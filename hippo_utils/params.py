@@ -78,10 +78,11 @@ class Lora(Section):
     alpha: Count
     dropout: Share = 0.0
     targets: Literal["all-linear"] | list[str]
+    bits: Literal[4] | None = Field(None, description="4 is QLoRA: the frozen weights in 4-bit NF4 (needs bitsandbytes)")
 
 
 class Training(Section):
-    """One training step of the method. Effective batch = batch x accumulation sequences."""
+    """One training step of the method. Effective batch = batch x accumulation sequences, on however many devices."""
     epochs: Positive
     learning_rate: Positive
     schedule: Literal["cosine", "linear", "constant", "warmup_stable_decay"]
@@ -90,8 +91,28 @@ class Training(Section):
     batch: Count
     accumulation: Count = 1
     max_length: Count = Field(description="tokens per sequence")
-    precision: Literal["auto", "float32", "bfloat16", "float16"]
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(description="auto: what the device computes well in")
     lora: Lora | None = Field(None, description="null trains all weights")
+    packing: Literal["across", "documents"] | None = Field(None, description="several texts in a row: `documents` keeps attention inside each, "
+                                                           "`across` does not; null: CP packs across, SFT and DPO put one example in a row")
+    attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
+    activation_checkpointing: bool = Field(False, description="compute activations twice instead of keeping them: less memory, a third slower")
+    liger: bool = Field(True, description="Liger's fused kernels, where they are installed and the device is a GPU")
+    devices: Count = Field(1, description="processes per node, one per device; 1 trains in the notebook, more are started by accelerate launch")
+    nodes: Count = 1
+    accelerate: str = Field("ddp", description="name of the file in params/accelerate/ that says how several processes share the work")
+    checkpoint_minutes: Annotated[Number, Field(ge=0)] = Field(10, description="a killed run continues from its last checkpoint")
+
+    @model_validator(mode="after")
+    def _batch_divides(self):
+        processes = self.devices * self.nodes
+        if self.batch * self.accumulation % processes:
+            raise ValueError(f"the effective batch of {self.batch * self.accumulation} sequences (batch x accumulation) "
+                             f"cannot be shared equally by {processes} processes (devices x nodes)")
+        if processes > 1 and not (paths.PARAMS / "accelerate" / f"{self.accelerate}.yaml").is_file():
+            known = sorted(file.stem for file in (paths.PARAMS / "accelerate").glob("*.yaml"))
+            raise ValueError(f"accelerate: {self.accelerate} is no file in params/accelerate/; there are {', '.join(known)}")
+        return self
 
 
 class Architecture(Section):
@@ -140,10 +161,22 @@ class Instruction(Section):
     mixture: dict[str, Positive]
     sft: Training
 
+    @model_validator(mode="after")
+    def _answers_apart(self):
+        if self.sft.packing == "across":
+            raise ValueError("sft.packing: with `across` an answer would be learned in sight of other questions; use documents, or leave it out")
+        return self
+
 
 class Dpo(Training):
     beta: Positive
     loss: Literal["sigmoid", "ipo", "hinge", "robust"]
+
+    @model_validator(mode="after")
+    def _pairs_are_not_packed(self):
+        if self.packing:
+            raise ValueError("packing: the pairs of DPO stand in rows of their own; leave it out")
+        return self
 
 
 class Endpoint(Section):

@@ -372,8 +372,11 @@ def test_the_reference_is_the_model_with_its_adapters_off(stages, ids):
         assert largest(logits(policy, ids), logits(before, ids)) < 1e-6
 
 
-def test_dpo_cuts_no_answer(tokenizer, tmp_path):
-    with pytest.raises(StageError, match="longest pair has .* tokens, preference.dpo.max_length is 20; raise it"):
+def test_dpo_cuts_no_answer(tokenizer, tmp_path, capsys):
+    longer = PAIRS.assign(chosen=[answer + " Rest well." * 8 * (n == 3) for n, answer in enumerate(PAIRS["chosen"])])
+    _, log = preference.train(make_model(tokenizer), tokenizer, longer, DPO, folder=tmp_path, seed=0)
+    assert "1 of 16 pairs are longer than 64 tokens and dropped" in capsys.readouterr().out and log["step"].iloc[-1] == 2
+    with pytest.raises(StageError, match="no pair fits: the longest has 45 tokens, preference.dpo.max_length is 20; raise it"):
         preference.train(make_model(tokenizer), tokenizer, PAIRS, DPO.model_copy(update={"max_length": 20}), folder=tmp_path, seed=0)
 
 

@@ -7,8 +7,8 @@ import pandas as pd
 
 from hippo_utils.manifest import StageError
 from hippo_utils.params import Training
-from hippo_utils.training import models
-from hippo_utils.training.trainer import arguments, check, run
+from hippo_utils.training import launching, models
+from hippo_utils.training.trainer import arguments, check, packed_batch, prepare, run
 
 
 def mix(instructions: pd.DataFrame, mixture: dict[str, float], seed: int) -> pd.DataFrame:
@@ -42,38 +42,78 @@ def masked_example(trainer, tokenizer, row: int = 0) -> pd.DataFrame:
     """One training example token by token (id, token, in the loss): the answer and the end mark count, nothing else."""
     batch = trainer.data_collator([trainer.train_dataset[row]])
     ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
+    if "seq_lengths" in trainer.train_dataset.column_names:  # of a packed row the first
+        ids, labels = (values[:trainer.train_dataset[row]["seq_lengths"][0]] for values in (ids, labels))
     return pd.DataFrame({"id": ids, "token": [tokenizer.decode([i]) for i in ids], "in the loss": [label != -100 for label in labels]})
+
+
+def check_mask(trainer, tokenizer, example: pd.DataFrame, kept: pd.DataFrame, counts: pd.DataFrame, training: Training) -> None:
+    """The loss covers exactly the answers: one example read back as text, and the number of tokens over all rows."""
+    learned = tokenizer.decode(example["id"][example["in the loss"]].tolist()).strip()  # some tokenizers decode a first space away
+    if training.packing:
+        whole = [(completion + tokenizer.eos_token).strip() for completion in kept["completion"][counts["cut"] == 0]]
+        assert learned in whole or counts["cut"].any(), f"the loss must cover exactly an answer, it covers {learned!r}"
+    else:
+        expected = (kept["completion"].iloc[0] + tokenizer.eos_token).strip()
+        fits = learned == expected if counts["cut"].iloc[0] == 0 else expected.startswith(learned)
+        assert fits, f"the loss must cover exactly the answer {expected!r}, it covers {learned!r}"
+    labels = trainer.train_dataset.data.column("labels").combine_chunks().flatten().to_numpy()
+    inside, expected = int((labels != -100).sum()), int(counts["trainable"].sum())
+    if inside != expected:
+        raise StageError(f"{inside:,} tokens are in the loss, the answers have {expected:,}: this tokenizer joins the end of a prompt with the beginning of an "
+                         "answer; let prompts end where a token ends (a completion may begin with a space)")
+
+
+def packed(instructions: pd.DataFrame, tokenizer, max_length: int):
+    """Several examples in a row of at most `max_length` tokens (best fit decreasing), none cut in two: input_ids, labels, seq_lengths."""
+    from datasets import Dataset
+    from trl import pack_dataset
+    prompts = tokenizer(list(instructions["prompt"]))["input_ids"]
+    whole = tokenizer([p + c + tokenizer.eos_token for p, c in zip(instructions["prompt"], instructions["completion"])])["input_ids"]
+    labels = [([-100] * len(p) + w[len(p):])[:max_length] for p, w in zip(prompts, whole)]
+    return pack_dataset(Dataset.from_dict({"input_ids": [w[:max_length] for w in whole], "labels": labels}), max_length)
 
 
 def train(model, tokenizer, instructions: pd.DataFrame, training: Training, *, folder, seed: int):
     """Fine-tune with LoRA on prompt -> completion rows.
 
     Rows without a single token to learn from are dropped and counted. Returns the PeftModel, the loss curve, and one example
-    with its mask (DataFrame: token, in the loss).
+    with its mask (DataFrame: token, in the loss). A call that was killed continues when it is repeated.
     """
+    return launching.train(fit, model, tokenizer, instructions[["prompt", "completion"]].reset_index(drop=True), training, folder=folder, seed=seed)
+
+
+def fit(model, tokenizer, instructions: pd.DataFrame, training: Training, folder, seed: int):
+    """What `train` does, in this process: the SFTTrainer after training, the loss curve, and the example."""
     import torch
     from datasets import Dataset
+    from transformers.trainer_pt_utils import LengthGroupedSampler
     from trl import SFTConfig, SFTTrainer
 
-    models.quiet()
+    class ByLength(SFTTrainer):
+        """Rows of similar length share a step. The Trainer's own sampler groups what one process takes: the order would depend on their number."""
+        def _get_train_sampler(self, dataset=None):
+            return super()._get_train_sampler(dataset) if training.packing else LengthGroupedSampler(training.batch * training.accumulation, self.train_dataset)
+
     counts = tokens_of(instructions, tokenizer, training.max_length)
     kept = instructions[counts["trainable"] > 0]
     print(f"{len(instructions) - len(kept)} rows without a token to learn from dropped, {int((counts['cut'] > 0).sum())} rows cut at "
           f"{training.max_length} tokens; {counts['trainable'].sum():,} of {counts['tokens'].sum():,} tokens are trained on")
     if kept.empty:
         raise StageError("no instruction has a token to learn from within max_length; raise instruction.sft.max_length")
-    rows = Dataset.from_dict({"prompt": list(kept["prompt"]), "completion": list(kept["completion"])})
-    settings = SFTConfig(**arguments(training, folder, seed, len(rows)), max_length=training.max_length,
-                         completion_only_loss=True, packing=False, train_sampling_strategy="group_by_length")
+    prepare(model, training)
+    rows, collator = Dataset.from_dict({"prompt": list(kept["prompt"]), "completion": list(kept["completion"])}), None
+    if training.packing:
+        rows = packed(kept, tokenizer, training.max_length)
+        collator = packed_batch(tokenizer.pad_token_id, flat=model.config._attn_implementation == "flash_attention_2")
+        print(f"{len(kept)} examples in {len(rows)} rows of {training.max_length} tokens; a batch holds about {len(kept) / len(rows):.1f} times as many examples")
+    settings = SFTConfig(**arguments(training, folder, seed, len(rows)), max_length=training.max_length, completion_only_loss=True, packing=False)
     torch.manual_seed(seed)
     started = time.time()
-    trainer = SFTTrainer(model=model, args=settings, train_dataset=rows, processing_class=tokenizer,
-                         peft_config=models.lora_config(training.lora) if training.lora else None)
+    trainer = ByLength(model=model, args=settings, train_dataset=rows, processing_class=tokenizer, data_collator=collator,
+                       peft_config=models.lora_config(training.lora) if training.lora else None)
     example = masked_example(trainer, tokenizer)
-    learned = tokenizer.decode(example["id"][example["in the loss"]].tolist()).strip()  # some tokenizers decode a first space away
-    expected = (kept["completion"].iloc[0] + tokenizer.eos_token).strip()
-    whole = counts["cut"][kept.index[0]] == 0
-    assert learned == expected if whole else expected.startswith(learned), f"the loss must cover exactly the answer {expected!r}, it covers {learned!r}"
-    run(trainer)
-    log = check(trainer, started, round(training.epochs * counts["tokens"].sum()))
-    return models.plain(trainer.model).eval(), log, example
+    check_mask(trainer, tokenizer, example, kept, counts[counts["trainable"] > 0], training)
+    began = run(trainer, training)
+    log = check(trainer, started, round(training.epochs * counts["tokens"].sum()), began)
+    return trainer, log, example

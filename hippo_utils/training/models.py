@@ -4,11 +4,14 @@
     model, tokenizer = load(stage, "CP+SFT")             # the model of a row of the paper's ablation
 """
 
+import hashlib
 import json
+import tempfile
+import warnings
 from pathlib import Path
 
 from hippo_utils.manifest import Stage, StageError
-from hippo_utils.params import Architecture, Lora, Pretraining
+from hippo_utils.params import Architecture, Lora, Pretraining, Training
 
 # Which adapters make the model of each row, in the order in which they are merged (paper, section 3: the stages build on each other).
 LINEAGE: dict[str, tuple[tuple[str, str], ...]] = {
@@ -18,13 +21,12 @@ LINEAGE: dict[str, tuple[tuple[str, str], ...]] = {
     "CP+SFT": (("02_pretraining", "CP"), ("03_instruction", "CP+SFT")),
     "CP+SFT+DPO": (("02_pretraining", "CP"), ("03_instruction", "CP+SFT"), ("04_preference", "CP+SFT+DPO")),
 }
-BASE_FILE = "base.json"  # names a base that was loaded and not copied
+BASE_FILE = "base.json"        # names a base that was loaded and not copied
+MARK_FILE = "trained_on.json"  # beside an adapter: the base that it belongs to
 
 
 def quiet() -> None:
     """Keep the libraries' progress bars and advice out of the notebooks, and TRL from reporting its use; warnings of substance stay."""
-    import warnings
-
     import datasets
     import transformers
     from huggingface_hub import constants
@@ -67,21 +69,38 @@ def name_base(stage: Stage, pretraining: Pretraining) -> None:
     (stage.folder / BASE_FILE).write_text(json.dumps({"base": pretraining.base, "revision": pretraining.revision}) + "\n", encoding="utf-8")
 
 
-def load_pretrained(name: str, revision: str | None = None, precision: str = "float32"):
+def load_pretrained(name: str, revision: str | None = None, precision: str = "float32", bits: int | None = None):
     """A base model and its tokenizer from a local folder or the hub; StageError says what is missing and what to do."""
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     quiet()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=getattr(torch, precision))
-    except (OSError, ValueError) as error:
+        model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=getattr(torch, precision), **_quantised(precision, bits))
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise StageError(f"the base model {name} cannot be loaded ({str(error).splitlines()[0]}); give pretraining.base a folder "
                          "that holds a model with its tokenizer, or a hub id on a machine that reaches the hub") from None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StageError(f"the base model {name} brings no tokenizer ({str(error).splitlines()[0]}); put its tokenizer files into the same folder") from None
+    if tokenizer.eos_token_id is None or len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        raise StageError(f"the tokenizer of {name} does not fit its model: {len(tokenizer)} tokens for {model.get_input_embeddings().weight.shape[0]} embeddings, "
+                         f"end mark {tokenizer.eos_token}; put the files of the right tokenizer into its folder")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
+
+
+def _quantised(precision: str, bits: int | None) -> dict:
+    """Arguments that load weights in 4-bit NF4 with double quantisation (QLoRA, Dettmers et al., arXiv 2305.14314, section 3)."""
+    import torch
+    from transformers import BitsAndBytesConfig
+    if bits is None:
+        return {}
+    return {"device_map": {"": device()}, "quantization_config": BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=getattr(torch, precision))}
 
 
 def device():
@@ -90,20 +109,48 @@ def device():
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load(stage: Stage, stages: str, precision: str = "float32"):
-    """The model of one row of the ablation (`base`, `CP`, ...) with its adapters merged, and the tokenizer."""
+def load(stage: Stage, stages: str, precision: str = "float32", training: Training | None = None):
+    """The model of one row of the ablation (`base`, `CP`, ...) with its adapters merged, and the tokenizer.
+
+    For a `training` the weights come in what it trains on: float32 where all of them learn, 4 bit for QLoRA, else the
+    precision it computes in. Merging is done in float32 whatever comes after.
+    """
+    from hippo_utils.training import trainer
+
     def place(of: str, name: str) -> Path:
         return stage.folder / name if of == stage.name else stage.input(of, name)
 
+    if training:
+        precision = trainer.precision(training.precision)[0] if training.lora else "float32"
+    bits = training.lora.bits if training and training.lora else None
     own = stage.name == "02_pretraining"
     if (stage.folder / BASE_FILE).is_file() if own else stage.has("02_pretraining", BASE_FILE):
         named = json.loads(place("02_pretraining", BASE_FILE).read_text(encoding="utf-8"))
-        model, tokenizer = load_pretrained(named["base"], named["revision"], precision)
+        name, revision = named["base"], named["revision"]
     else:
-        model, tokenizer = load_pretrained(str(place("02_pretraining", "base")), precision=precision)
-    for of, name in LINEAGE[stages]:
-        model = apply(model, place(of, name))
-    return model.to(device()).eval(), tokenizer
+        name, revision = str(place("02_pretraining", "base")), None
+    if not LINEAGE[stages]:
+        model, tokenizer = load_pretrained(name, revision, precision, bits)
+    else:
+        model, tokenizer = load_pretrained(name, revision)
+        for of, made in LINEAGE[stages]:
+            model = apply(model, place(of, made))
+        model = cast(model, precision)
+        if bits:  # weights are quantised while they are read from a file
+            with tempfile.TemporaryDirectory(dir=stage.folder) as folder:
+                model.save_pretrained(folder)
+                tokenizer.save_pretrained(folder)
+                model, tokenizer = load_pretrained(folder, None, precision, bits)
+    return (model if bits else model.to(device())).eval(), tokenizer
+
+
+def cast(model, precision: str):
+    """The weights in another precision. Buffers stay: rotary frequencies in 16 bit would move every position."""
+    import torch
+    for weight in model.parameters():
+        weight.data = weight.data.to(getattr(torch, precision))
+    model.config.dtype = getattr(torch, precision)
+    return model
 
 
 def available(stage: Stage, stages: str) -> bool:
@@ -113,10 +160,48 @@ def available(stage: Stage, stages: str) -> bool:
 
 def apply(model, folder: Path):
     """Put what one training step made onto a model: merge its LoRA adapter, or take its weights if it trained all of them."""
-    if (folder / "adapter_config.json").is_file():
+    model = trained(model, folder)
+    return model.merge_and_unload(safe_merge=True) if hasattr(model, "merge_and_unload") else model
+
+
+def trained(model, folder: Path):
+    """`model` as one training step left it: with its LoRA adapter beside the weights, or with the weights it trained.
+
+    Raises StageError when the adapter was trained on another base, or when files are damaged.
+    """
+    from safetensors import SafetensorError
+    try:
+        if not (folder / "adapter_config.json").is_file():
+            return type(model).from_pretrained(str(folder), dtype=model.dtype).to(model.device)
+        mark = json.loads((folder / MARK_FILE).read_text(encoding="utf-8"))["embeddings"] if (folder / MARK_FILE).is_file() else None
+        if mark not in (None, embeddings_mark(model)):
+            raise StageError(f"the adapter {folder} was trained on another base than {model.name_or_path or 'this one'}; train it again, or give the base it belongs to")
         from peft import PeftModel
-        return PeftModel.from_pretrained(model, str(folder)).merge_and_unload(safe_merge=True)
-    return type(model).from_pretrained(str(folder), dtype=model.dtype)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")  # PEFT would go on with random weights in their place
+            return PeftModel.from_pretrained(model, str(folder))
+    except RuntimeError as error:
+        if isinstance(error, StageError):
+            raise
+        raise StageError(f"the adapter {folder} does not fit {model.name_or_path or 'this base'} ({' '.join(str(error).split())[:120]}); "
+                         "it was trained on a model of another shape") from None
+    except (OSError, ValueError, UserWarning, SafetensorError) as error:
+        raise StageError(f"{folder} cannot be loaded ({str(error).splitlines()[0]}); delete it and run the stage that makes it again") from None
+
+
+def save(model, folder: Path) -> None:
+    """Keep what a training step made (safetensors): the adapter with a mark of its base, or all weights."""
+    model.save_pretrained(folder)
+    if hasattr(model, "peft_config"):
+        (folder / MARK_FILE).write_text(json.dumps({"base": model.name_or_path, "embeddings": embeddings_mark(model)}) + "\n", encoding="utf-8")
+
+
+def embeddings_mark(model) -> str:
+    """A hash that tells bases apart: adapters never change the embeddings, so all models merged from one base share it."""
+    import torch
+    weight = model.get_input_embeddings().weight.detach()
+    begin = weight.reshape(-1)[:4096].to(torch.bfloat16).float()  # the same whatever precision the base was loaded in
+    return hashlib.sha256(f"{tuple(weight.shape)}".encode() + begin.cpu().numpy().tobytes()).hexdigest()[:16]
 
 
 def add_lora(model, lora: Lora):
@@ -136,9 +221,16 @@ def merge_error(model, token_ids: list[list[int]]) -> float:
 
     import torch
     ids = torch.tensor(token_ids, device=model.device)
+    whole = copy.deepcopy(plain(model))
+    if getattr(model, "is_loaded_in_4bit", False):  # what QLoRA learned is merged into weights that are no longer quantised
+        from peft import PeftModel
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            whole = PeftModel.from_pretrained(whole.unload().dequantize(), folder)
+    whole = cast(whole, "float32").eval()
     with torch.no_grad():
-        apart = plain(model).eval()(ids).logits
-        merged = copy.deepcopy(model).merge_and_unload()(ids).logits
+        apart = whole(ids).logits
+        merged = whole.merge_and_unload()(ids).logits
     return float((apart - merged).abs().max())
 
 

@@ -8,8 +8,8 @@ import pandas as pd
 
 from hippo_utils.manifest import StageError
 from hippo_utils.params import Dpo
-from hippo_utils.training import models
-from hippo_utils.training.trainer import arguments, check, run
+from hippo_utils.training import launching, models
+from hippo_utils.training.trainer import arguments, check, prepare, run
 
 
 def train(model, tokenizer, pairs: pd.DataFrame, training: Dpo, *, folder, seed: int):
@@ -17,30 +17,40 @@ def train(model, tokenizer, pairs: pd.DataFrame, training: Dpo, *, folder, seed:
 
     `pairs` has prompt, chosen, rejected. Returns the PeftModel and the curve (loss, rewards, margins). At the first step
     policy and reference are equal, so the sigmoid loss must be ln 2; anything else means that the reference is wrong.
+    A call that was killed continues when it is repeated.
     """
+    return launching.train(fit, model, tokenizer, pairs[["prompt", "chosen", "rejected"]].reset_index(drop=True), training, folder=folder, seed=seed)
+
+
+def fit(model, tokenizer, pairs: pd.DataFrame, training: Dpo, folder, seed: int):
+    """What `train` does, in this process: the DPOTrainer after training, and the curve."""
     import torch
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    models.quiet()
-    longest = max(len(ids) for answer in ("chosen", "rejected")
-                  for ids in tokenizer([p + a for p, a in zip(pairs["prompt"], pairs[answer])])["input_ids"]) + 1
-    if longest > training.max_length:
-        raise StageError(f"the longest pair has {longest} tokens, preference.dpo.max_length is {training.max_length}; raise it, or answers are cut")
+    lengths = [[len(ids) + 1 for ids in tokenizer([p + a for p, a in zip(pairs["prompt"], pairs[answer])])["input_ids"]] for answer in ("chosen", "rejected")]
+    fits = np.maximum(*lengths) <= training.max_length
+    if not fits.all():  # a cut answer would be judged by its first half
+        print(f"{(~fits).sum()} of {len(pairs)} pairs are longer than {training.max_length} tokens and dropped; raise preference.dpo.max_length to keep them")
+        if not fits.any():
+            raise StageError(f"no pair fits: the longest has {np.max(lengths)} tokens, preference.dpo.max_length is {training.max_length}; raise it")
+    pairs = pairs[fits]
+    prepare(model, training)
     rows = Dataset.from_dict({name: list(pairs[name]) for name in ("prompt", "chosen", "rejected")})
     settings = DPOConfig(**arguments(training, folder, seed, len(rows)), max_length=training.max_length, beta=training.beta,
                          loss_type=[training.loss], precompute_ref_log_probs=True)
     torch.manual_seed(seed)
     started = time.time()
     trainer = DPOTrainer(model=model, args=settings, train_dataset=rows, processing_class=tokenizer,
-                         peft_config=models.lora_config(training.lora))
-    run(trainer)
+                         peft_config=models.lora_config(training.lora) if training.lora else None)
+    began = run(trainer, training)
     tokens = sum(len(ids) for name in ("chosen", "rejected") for ids in tokenizer(list(pairs[name]))["input_ids"])
-    log = check(trainer, started, round(training.epochs * tokens))
+    log = check(trainer, started, round(training.epochs * tokens), began)
     if training.loss == "sigmoid":
         first = float(log["loss"].iloc[0])
-        assert abs(first - math.log(2)) < 1e-3, f"DPO must start at ln 2 = 0.6931, it started at {first:.4f}: the reference is not the policy"
-    return models.plain(trainer.model).eval(), log
+        rounding = 1e-3 if trainer.model.dtype == torch.float32 else 2e-2  # sums over an answer's tokens, in 16 bit
+        assert abs(first - math.log(2)) < rounding, f"DPO must start at ln 2 = 0.6931, it started at {first:.4f}: the reference is not the policy"
+    return trainer, log
 
 
 def log_likelihoods(model, tokenizer, prompts: list[str], answers: list[str], end: str | None = None, batch: int = 32) -> pd.DataFrame:

@@ -6,29 +6,39 @@ import numpy as np
 import pandas as pd
 
 from hippo_utils.params import Training
-from hippo_utils.training import models
-from hippo_utils.training.trainer import arguments, check, pack, run
+from hippo_utils.training import launching, models
+from hippo_utils.training.trainer import arguments, check, pack, packed_batch, prepare, run, text_lengths
 
 
 def train(model, tokenizer, texts: list[str], training: Training, *, folder, seed: int):
     """Next-token training of `model` on packed `texts`; with training.lora only the adapters learn.
 
-    Returns the trained model (a PeftModel under LoRA) and the loss curve as a DataFrame.
+    Returns the trained model (a PeftModel under LoRA) and the loss curve as a DataFrame. `folder` holds checkpoints: a call
+    that was killed continues when it is repeated.
     """
+    return launching.train(fit, model, tokenizer, pd.DataFrame({"text": list(texts)}), training, folder=folder, seed=seed)
+
+
+def fit(model, tokenizer, texts: pd.DataFrame, training: Training, folder, seed: int):
+    """What `train` does, in this process: the Trainer after training, and the loss curve."""
     import torch
     from transformers import Trainer, TrainingArguments
 
-    models.quiet()
-    rows = pack(texts, tokenizer, training.max_length)
+    rows = pack(texts["text"], tokenizer, training.max_length)
     examples = [{"input_ids": torch.from_numpy(row), "labels": torch.from_numpy(row)} for row in rows]
+    prepare(model, training)
+    collator = None
+    if training.packing == "documents":
+        examples = [example | {"seq_lengths": text_lengths(row, tokenizer.eos_token_id)} for example, row in zip(examples, rows)]
+        collator = packed_batch(tokenizer.pad_token_id, flat=model.config._attn_implementation == "flash_attention_2")
     if training.lora:
         torch.manual_seed(seed)  # the adapters' first weights are random too
         model = models.add_lora(model, training.lora)
     started = time.time()
-    trainer = Trainer(model=model, args=TrainingArguments(**arguments(training, folder, seed, len(rows))), train_dataset=examples)
-    run(trainer)
-    log = check(trainer, started, round(training.epochs * rows.size))
-    return models.plain(model).eval(), log
+    settings = TrainingArguments(**arguments(training, folder, seed, len(rows)), remove_unused_columns=False)
+    trainer = Trainer(model=model, args=settings, train_dataset=examples, data_collator=collator)
+    began = run(trainer, training)
+    return trainer, check(trainer, started, round(training.epochs * rows.size), began)
 
 
 def perplexity(model, tokenizer, texts: list[str], length: int, batch: int = 32) -> dict[str, float]:
