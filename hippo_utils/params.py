@@ -101,7 +101,7 @@ class Training(Section):
     devices: Count = Field(1, description="processes per node, one per device; 1 trains in the notebook, more are started by accelerate launch")
     nodes: Count = 1
     accelerate: str = Field("ddp", description="name of the file in params/accelerate/ that says how several processes share the work")
-    checkpoint_minutes: Annotated[Number, Field(ge=0)] = Field(10, description="a killed run continues from its last checkpoint")
+    checkpoint_minutes: Annotated[Number, Field(ge=0)] = Field(10.0, description="a killed run continues from its last checkpoint")
 
     @model_validator(mode="after")
     def _batch_divides(self):

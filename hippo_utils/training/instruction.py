@@ -7,8 +7,10 @@ import pandas as pd
 
 from hippo_utils.manifest import StageError
 from hippo_utils.params import Training
+from hippo_utils.records import item_prompt
 from hippo_utils.training import launching, models
-from hippo_utils.training.trainer import arguments, check, packed_batch, prepare, run
+from hippo_utils.training.preference import log_likelihoods
+from hippo_utils.training.trainer import apart, arguments, check, packed_batch, prepare, run
 
 
 def mix(instructions: pd.DataFrame, mixture: dict[str, float], seed: int) -> pd.DataFrame:
@@ -117,3 +119,11 @@ def fit(model, tokenizer, instructions: pd.DataFrame, training: Training, folder
     began = run(trainer, training)
     log = check(trainer, started, round(training.epochs * counts["tokens"].sum()), began)
     return trainer, log, example
+
+
+def validation_loss(model, tokenizer, items: pd.DataFrame, *, trained_on: pd.DataFrame) -> tuple[float, int]:
+    """(mean negative log-likelihood per token in nats, tokens) of the right answers to exam items; StageError when one was trained on."""
+    prompts = [item_prompt(*row) for row in zip(items["question"], items["options"], items["context"])]
+    apart(trained_on["prompt"], prompts)
+    scored = log_likelihoods(model, tokenizer, prompts, [f" {options[answer]}" for options, answer in zip(items["options"], items["answer"])])
+    return -float(scored["log_likelihood"].sum() / scored["tokens"].sum()), int(scored["tokens"].sum())

@@ -67,10 +67,8 @@ def prepare(place: Path, fit: Callable, model, tokenizer, data: pd.DataFrame, tr
 
 def command(place: Path, training: Training) -> list[str]:
     """The command that trains what lies in `place`; on several nodes it runs once on each."""
-    import torch
     config = paths.PARAMS / "accelerate" / f"{training.accelerate}.yaml"
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--num_processes", str(training.devices * training.nodes)]
-    launch += [] if torch.cuda.is_available() else ["--cpu"]
     module = ["-m", "hippo_utils.training", str(place)]
     if training.nodes == 1:
         return [*launch, "--main_process_port", "0", *module]
