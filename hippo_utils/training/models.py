@@ -78,7 +78,7 @@ def load_pretrained(name: str, revision: str | None = None, precision: str = "fl
     quiet()
     try:
         model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=getattr(torch, precision), **_quantised(precision, bits))
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise StageError(f"the base model {name} cannot be loaded ({str(error).splitlines()[0]}); give pretraining.base a folder "
                          "that holds a model with its tokenizer, or a hub id on a machine that reaches the hub") from None
     try:
@@ -95,10 +95,14 @@ def load_pretrained(name: str, revision: str | None = None, precision: str = "fl
 
 def _quantised(precision: str, bits: int | None) -> dict:
     """Arguments that load weights in 4-bit NF4 with double quantisation (QLoRA, Dettmers et al., arXiv 2305.14314, section 3)."""
+    import importlib.util
+
     import torch
     from transformers import BitsAndBytesConfig
     if bits is None:
         return {}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise StageError("4-bit weights need bitsandbytes, which is not installed; pip install -e '.[gpu]' -c constraints.txt, or leave lora.bits out")
     return {"device_map": {"": device()}, "quantization_config": BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=getattr(torch, precision))}
 
