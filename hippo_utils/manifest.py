@@ -192,6 +192,11 @@ def key(settings: Params, stage: str) -> dict[str, str]:
     return plan(settings, stage) | {f"outputs of {needed}": outputs_hash(settings.run, needed) for needed in NEEDS[stage]}
 
 
+def before(stage: str) -> list[str]:
+    """All stages that a stage rests on, in order."""
+    return [earlier for earlier in STAGES if earlier in NEEDS[stage] or any(earlier in before(needed) for needed in NEEDS[stage])]
+
+
 # --- reading manifests ---------------------------------------------------------------------------------------------
 
 def read(run: str, stage: str) -> dict | None:

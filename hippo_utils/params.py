@@ -36,6 +36,7 @@ Share = Annotated[Number, Field(ge=0, le=1)]
 Positive = Annotated[Number, Field(gt=0)]
 StageName = Literal["base", "CP", "SFT", "CP+SFT", "CP+SFT+DPO"]
 ProtocolName = Annotated[str, Field(pattern=r"^(option_text|step_by_step|letter|generate)(\+(permuted|chat|paper_examples))*$")]
+StageFolder = Literal["01_corpus", "02_pretraining", "03_instruction", "04_preference", "05_evaluation", "06_ablations", "07_calibration"]
 BenchmarkName = Literal["medmcqa", "medqa", "pubmedqa", "usmle_step1", "usmle_step2", "usmle_step3"]
 
 
@@ -317,6 +318,27 @@ class Calibration(Section):
     coverages: Annotated[list[Annotated[Number, Field(gt=0, lt=1)]], Field(min_length=1)] = Field([0.9, 0.95], description="what conformal sets promise")
 
 
+class Resources(Section):
+    """What one job of a cluster asks for, per node. How many nodes, `nodes` of the stage's training says."""
+    gpus: Annotated[int, Field(ge=0)] = 0
+    cpus: Count = 4
+    memory: Count = Field(16, description="GiB")
+    hours: Positive = 4.0
+    partition: str | None = None
+
+
+class Cluster(Section):
+    """How ./run_all.sh PARAMS --slurm asks for machines. Changes no result."""
+    partition: str | None = None
+    account: str | None = None
+    options: list[str] = Field(default=[], description="further options of sbatch, such as --qos=long")
+    setup: list[str] = Field(default=[], description="shell lines at the start of every job, such as module load cuda")
+    offline: bool = Field(False, description="the jobs' nodes reach no network: what they read must be there before")
+    device: str | None = Field(None, description="what the GPUs are, by their name in the preflight's table, to check that the run fits before it waits in a queue")
+    default: Resources = Resources()
+    stages: dict[StageFolder, Resources] = Field(default={}, description="stages that ask for something else than `default`")
+
+
 class Params(Section):
     run: str
     paper: Literal["hippocrates", "hypnos"]
@@ -330,6 +352,7 @@ class Params(Section):
     evaluation: Evaluation
     ablations: Ablations
     calibration: Calibration
+    cluster: Cluster = Cluster()
 
     @model_validator(mode="before")
     @classmethod
@@ -467,6 +490,8 @@ def _short(value: Any) -> str:
 def _known_keys(place: list[str]) -> list[str]:
     model: Any = Params
     for part in place:
+        if part not in model.model_fields:  # a name of the user's own, as in cluster.stages
+            continue
         annotation = model.model_fields[part].annotation
         inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type) and issubclass(a, BaseModel)]
         if not inner:

@@ -3,6 +3,8 @@
     ./run_all.sh                                    the mini runs
     ./run_all.sh params/mini_llama.yaml --list      what is up to date, and why not
     ./run_all.sh mini_llama --set preference.dpo.beta=0.2 --from 04
+    ./run_all.sh params/hippo_llama.yaml --preflight --device a100-40    does it fit, how long does it take
+    ./run_all.sh params/hippo_llama.yaml --slurm --submit                as a chain of jobs on a cluster
 
 doit orders the stages and runs independent ones side by side. It keeps no state of its own: the manifests say what is done.
 """
@@ -323,11 +325,24 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("params", nargs="*", help=f"params files, or names of files in params/ (default: {' '.join(DEFAULT_RUNS)})")
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value", help="change one parameter for this call; may be given several times")
     parser.add_argument("--from", dest="first", metavar="NN", help="begin with this stage (the ones before must be done)")
+    parser.add_argument("--only", metavar="NN", help="this stage alone (the ones before must be done)")
     parser.add_argument("--force", action="append", default=[], metavar="NN", help="execute this stage even if it is up to date")
     parser.add_argument("--jobs", type=int, metavar="N", help="notebooks side by side (default: cores / threads per run)")
     parser.add_argument("--list", action="store_true", help="say for each stage whether it is up to date, and why not")
     parser.add_argument("--dry-run", action="store_true", help="say what would be executed, and execute nothing")
+    parser.add_argument("--preflight", action="store_true", help="say what every training takes in memory, steps, tokens and hours, and whether it fits; execute nothing")
+    parser.add_argument("--device", metavar="NAME", help="with --preflight: a named device (t4, a100-40, ...) in place of this one")
+    parser.add_argument("--slurm", action="store_true", help="write a chain of job scripts for a Slurm cluster; execute nothing")
+    parser.add_argument("--submit", action="store_true", help="with --slurm: hand them to sbatch")
     return parser.parse_args(arguments)
+
+
+def ask(module: str, files: list[str], settings: list[str], *more: str) -> int:
+    """Run a module of a room in a process of its own (this one imports no room) with the same params files and --set; its exit code."""
+    words = [*(word for setting in settings for word in ("--set", setting)), *more]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(paths.ROOT), os.environ.get("PYTHONPATH")]))}
+    sys.stdout.flush()
+    return subprocess.run([sys.executable, "-P", "-m", f"hippo_utils.{module}", *files, *words], env=environment).returncode
 
 
 def main(arguments: list[str]) -> int:
@@ -342,20 +357,36 @@ def main(arguments: list[str]) -> int:
             raise ParamsError(f"run {', '.join(sorted(double))} is asked for twice; each params file of one call needs its own `run`")
         if options.jobs is not None and options.jobs < 1:
             raise ParamsError(f"--jobs {options.jobs}: expected 1 or more")
+        if (options.device and not options.preflight) or (options.submit and not options.slurm):
+            raise ParamsError("--device belongs to --preflight, and --submit to --slurm")
+        if options.first and options.only:
+            raise ParamsError("--from and --only exclude each other")
+        given = [str(file) for file, _ in files]
+        if options.preflight:
+            return ask("training.preflight", given, options.set, *(["--device", options.device] if options.device else []))
+        if options.slurm:
+            return ask("training.slurm", given, options.set, *(["--submit"] if options.submit else []))
         stages = list(manifest.STAGES)
         if options.first:
             stages = stages[stages.index(selected([options.first])[0]):]
+        if options.only:
+            stages = selected([options.only])
         forced = {(name, stage) for name in names for stage in selected(options.force)}
         if options.list:
             list_stages(runs)
             return 0
+        flag = f"--only {options.only}" if options.only else f"--from {options.first}"
         for settings in runs:
             for stage in manifest.STAGES[:manifest.STAGES.index(stages[0])]:
-                if manifest.reasons(settings, stage):
-                    raise ParamsError(f"--from {options.first}: {stage} of {settings.run} is not up to date ({'; '.join(manifest.reasons(settings, stage))}); leave --from out")
+                if (options.first or stage in manifest.before(stages[0])) and manifest.reasons(settings, stage):
+                    raise ParamsError(f"{flag}: {stage} of {settings.run} is not up to date ({'; '.join(manifest.reasons(settings, stage))}); leave {flag.split()[0]} out")
         if options.dry_run:
             dry_run(runs, stages, forced)
             return 0
+        trains = [stage for stage in stages if stage in ("02_pretraining", "03_instruction", "04_preference")]
+        due = [file for file, of_file in files if any((settings.run, stage) in forced or manifest.reasons(settings, stage) for settings in of_file for stage in trains)]
+        if due and (code := ask("training.preflight", [str(file) for file in due], options.set, "--check", *trains)):
+            return code
         jobs = options.jobs or max(1, min(len(runs), (os.cpu_count() or 1) // max(settings.threads for settings in runs)))
         print(f"{', '.join(names)}: {len(stages)} notebooks each, {jobs} side by side. Educational and research material, not for clinical use.", flush=True)
         code = run(runs, stages=stages, force=forced, jobs=jobs)

@@ -1,0 +1,578 @@
+"""Does a run fit, and how long does it take? Asked before anything starts, without torch, without a network, in a second.
+
+    ./run_all.sh params/hippo_llama.yaml --preflight                     on this device
+    ./run_all.sh params/hippo_llama.yaml --preflight --device t4         on a named one
+
+Sizes come from the shape of the model (the params file, a config.json that lies here, or a table of well-known bases), rows and
+tokens from 01's own account once 01 is done. Peak memory is what is alive when the backward pass of a full batch begins;
+`benchmarks/preflight.py` holds it against measured allocations.
+"""
+
+import argparse
+import csv
+import json
+import math
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hippo_utils import manifest, paths
+from hippo_utils.params import Params, ParamsError, Training, load_runs
+from hippo_utils.training import trainer
+
+GIB = 2**30
+
+
+# --- devices and bases -----------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Device:
+    """Memory as CUDA reports it (GiB), dense 16-bit matrix throughput by its data sheet (TFLOP/s), and whether it has bfloat16."""
+    name: str
+    memory: float
+    teraflops: float
+    bfloat16: bool = True
+    gpus: int = 1  # 0: the CPU
+
+
+DEVICES = {device.name: device for device in (
+    Device("t4", 14.7, 65, bfloat16=False), Device("v100-16", 15.8, 125, bfloat16=False), Device("v100-32", 31.7, 125, bfloat16=False),
+    Device("rtx-3090", 23.6, 71), Device("rtx-4090", 23.5, 165), Device("a10g", 22.1, 70), Device("l4", 22.0, 121), Device("l40s", 44.5, 362),
+    Device("a100-40", 39.4, 312), Device("a100-80", 79.2, 312), Device("h100-80", 79.2, 989), Device("h200", 139.8, 989))}
+UTILISATION = 0.35          # share of the data sheet's throughput that LoRA training of a 7B model gets (ours; see benchmarks/)
+CPU_TERAFLOPS = 0.025       # per thread in float32 (ours: what the mini runs get)
+RESERVE = {"gpu": 1.0, "cpu": 0.7}  # GiB: CUDA context and workspaces; Python with torch and transformers loaded
+FRAGMENTS = 1.05            # a GPU's allocator cannot use every gap
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder of LLaMA's kind: grouped attention, SwiGLU feed-forward layers, RMSNorm."""
+    vocabulary: int
+    width: int
+    feed_forward: int
+    layers: int
+    heads: int
+    key_value_heads: int
+    context: int
+    head_width: int
+    tied: bool = False       # the output layer is the token embedding
+    query_bias: bool = False  # Qwen2
+
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """The linear maps of one layer, (inputs, outputs)."""
+        q, kv, h, f = self.heads * self.head_width, self.key_value_heads * self.head_width, self.width, self.feed_forward
+        return {"q_proj": (h, q), "k_proj": (h, kv), "v_proj": (h, kv), "o_proj": (q, h), "gate_proj": (h, f), "up_proj": (h, f), "down_proj": (f, h)}
+
+    def layer(self) -> int:
+        """Parameters of one layer."""
+        maps = self.linears()
+        bias = sum(maps[name][1] for name in ("q_proj", "k_proj", "v_proj")) if self.query_bias else 0
+        return sum(i * o for i, o in maps.values()) + bias + 2 * self.width
+
+    def parameters(self) -> int:
+        return self.vocabulary * self.width * (1 if self.tied else 2) + self.layers * self.layer() + self.width
+
+    def multiplied(self) -> int:
+        """Weights that every token is multiplied by: all linear maps and the output layer, not the embedding table."""
+        return self.layers * sum(i * o for i, o in self.linears().values()) + self.vocabulary * self.width
+
+
+def _shape(vocabulary, width, feed_forward, layers, heads, key_value_heads, context, **more) -> Shape:
+    return Shape(vocabulary, width, feed_forward, layers, heads, key_value_heads, context, **{"head_width": width // heads} | more)
+
+
+BASES = {  # from their config.json on the hub
+    "meta-llama/Llama-2-7b-hf": _shape(32000, 4096, 11008, 32, 32, 32, 4096),
+    "meta-llama/Llama-2-13b-hf": _shape(32000, 5120, 13824, 40, 40, 40, 4096),
+    "mistralai/Mistral-7B-v0.1": _shape(32000, 4096, 14336, 32, 32, 8, 32768),
+    "meta-llama/Meta-Llama-3-8B": _shape(128256, 4096, 14336, 32, 32, 8, 8192),
+    "meta-llama/Llama-3.2-1B": _shape(128256, 2048, 8192, 16, 32, 8, 131072, tied=True),
+    "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T": _shape(32000, 2048, 5632, 22, 32, 4, 2048),
+    "HuggingFaceTB/SmolLM2-135M": _shape(49152, 576, 1536, 30, 9, 3, 8192, tied=True),
+    "HuggingFaceTB/SmolLM2-360M": _shape(49152, 960, 2560, 32, 15, 5, 8192, tied=True),
+    "HuggingFaceTB/SmolLM2-1.7B": _shape(49152, 2048, 8192, 24, 32, 32, 8192, tied=True),
+    "Qwen/Qwen2.5-0.5B": _shape(151936, 896, 4864, 24, 14, 2, 32768, tied=True, query_bias=True),
+    "Qwen/Qwen2.5-1.5B": _shape(151936, 1536, 8960, 28, 12, 2, 131072, tied=True, query_bias=True),
+    "Qwen/Qwen2.5-7B": _shape(152064, 3584, 18944, 28, 28, 4, 131072, query_bias=True),
+}
+
+
+def shape_of(settings: Params) -> tuple[Shape, str]:
+    """The shape of a run's base and where it is known from; ParamsError when neither a config.json nor the table tells."""
+    model = settings.pretraining
+    if a := model.architecture:
+        vocabulary = settings.corpus.vocabulary  # what is asked for; a small corpus may give fewer
+        if tokenizer := _tokenizer_file(settings):
+            content = json.loads(tokenizer.read_text(encoding="utf-8"))
+            vocabulary = len({*content["model"]["vocab"], *(added["content"] for added in content["added_tokens"])})
+        return _shape(vocabulary, a.width, a.feed_forward, a.layers, a.heads, a.key_value_heads, a.context, tied=True), "the params file"
+    file = config_file(model.base, model.revision)
+    if file:
+        return from_config(json.loads(file.read_text(encoding="utf-8")), model.base), paths.shown(file)
+    if model.base in BASES:
+        return BASES[model.base], "the table of well-known bases; its weights are not here yet"
+    raise ParamsError(f"the base {model.base} is no folder with a config.json, not in the hub's cache on this machine and not in the table "
+                      "of well-known bases, so its memory cannot be foreseen; download it first, or give pretraining.base a folder")
+
+
+def config_file(base: str, revision: str | None = None) -> Path | None:
+    """The config.json of a base that lies on this machine: in a folder, or in the cache of the hub."""
+    if (Path(base) / "config.json").is_file():
+        return Path(base) / "config.json"
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+    try:
+        found = try_to_load_from_cache(base, "config.json", revision=revision)
+    except HFValidationError:  # a folder that does not exist
+        return None
+    return Path(found) if isinstance(found, str) else None
+
+
+def from_config(config: dict, name: str) -> Shape:
+    """A shape from the contents of a config.json; ParamsError for an architecture that this module does not know."""
+    if (kind := config.get("model_type")) not in ("llama", "mistral", "qwen2"):
+        raise ParamsError(f"the base {name} is of type {kind}; memory is foreseen for llama, mistral and qwen2 only")
+    heads = config["num_attention_heads"]
+    return _shape(config["vocab_size"], config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"], heads,
+                  config.get("num_key_value_heads") or heads, config["max_position_embeddings"], tied=bool(config.get("tie_word_embeddings")),
+                  query_bias=kind == "qwen2", **({"head_width": config["head_dim"]} if config.get("head_dim") else {}))
+
+
+def named(device: str) -> Device:
+    """A device of the table; ParamsError with the names there are."""
+    if device not in DEVICES:
+        raise ParamsError(f"{device} is not in the preflight's table of devices; there are {', '.join(DEVICES)}")
+    return DEVICES[device]
+
+
+def this_device(threads: int) -> Device:
+    """The first GPU by nvidia-smi (torch is not asked: importing it takes seconds), else the CPU with the memory that is left to us."""
+    try:
+        asked = subprocess.run(["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=20)
+        rows = [[part.strip() for part in line.split(",")] for line in asked.stdout.splitlines() if line.count(",") == 2] if asked.returncode == 0 else []
+    except (OSError, subprocess.TimeoutExpired):
+        rows = []
+    if not rows:
+        return Device("this CPU", _memory() / GIB, CPU_TERAFLOPS * threads, bfloat16=True, gpus=0)
+    name, mebibytes, capability = rows[0]
+    like = next((d for d in DEVICES.values() if d.name.split("-")[-1 if d.name.startswith("rtx") else 0] in name.lower()), None)
+    return Device(name, float(mebibytes) / 1024, like.teraflops if like else 100, bfloat16=float(capability) >= 8, gpus=len(rows))
+
+
+def _memory() -> int:
+    """Bytes that this process and its children may use: the machine's, or the limit of the container or job."""
+    import psutil
+    limits = [psutil.virtual_memory().total]
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            limits.append(int(Path(file).read_text()))
+        except (OSError, ValueError):  # none, or "max"
+            pass
+    return min(limits)
+
+
+# --- what a training step takes --------------------------------------------------------------------------------------
+
+def precision(training: Training, device: Device) -> str:
+    """What `auto` will choose on this device: the rule of trainer.precision."""
+    if training.precision != "auto":
+        return training.precision
+    return "float32" if not device.gpus else "bfloat16" if device.bfloat16 else "float16"
+
+
+def trained(shape: Shape, training: Training) -> list[str]:
+    """The linear maps of a layer that learn; ParamsError for a LoRA target that the base does not have."""
+    maps = shape.linears()
+    if training.lora is None or training.lora.targets == "all-linear":
+        return list(maps)
+    if unknown := sorted(set(training.lora.targets) - set(maps)):
+        raise ParamsError(f"lora.targets names {', '.join(unknown)}; a layer of this base has {', '.join(maps)}")
+    return list(training.lora.targets)
+
+
+def trainable(shape: Shape, training: Training) -> int:
+    """Parameters that learn: all, or rank x (inputs + outputs) of each adapted linear map."""
+    if training.lora is None:
+        return shape.parameters()
+    return shape.layers * sum(training.lora.rank * sum(shape.linears()[name]) for name in trained(shape, training))
+
+
+def kept_per_token(shape: Shape, training: Training, number: int, stored: int) -> int:
+    """Bytes that one layer keeps of one token for its backward pass.
+
+    `number` is the size of a number in the arithmetic, `stored` in the weights; where they differ, autocast converts.
+    """
+    maps, learn, h, f = shape.linears(), trained(shape, training), shape.width, shape.feed_forward
+    full = training.lora is None
+    autocast = full and number < stored
+    kept = 2 * h * 4                                      # RMSNorm computes in float32 and keeps what it was given,
+    kept += 2 * h * (4 if autocast else number) * full    # and its result, if its weight learns
+    if full:  # inputs of the linear maps; autocast gives each map a copy of its own
+        kept += number * h * (5 if autocast else 2)
+    elif number == 4:
+        kept += number * h * (bool({"q_proj", "k_proj", "v_proj"} & set(learn)) + bool({"gate_proj", "up_proj"} & set(learn)))
+    else:     # PEFT converts the input of each adapter by itself
+        kept += number * sum(maps[name][0] for name in learn if name != "down_proj")
+    q, kv = maps["q_proj"][1], maps["k_proj"][1]
+    kept += number * (2 * q + 2 * kv)                     # queries, keys, values, and what attention made of them
+    if training.attention == "eager":
+        kept += shape.heads * training.max_length * (4 + number * (number < 4))
+    kept += number * f * (3 + ("down_proj" in learn))     # gate, its SiLU, up; their product is the input of down_proj
+    return kept
+
+
+def memory(shape: Shape, training: Training, device: Device, loss: str) -> dict[str, int]:
+    """Peak bytes on one device by part, for a full batch of full-length sequences.
+
+    `loss` is "plain" (all logits at once) or "tiled" (TRL's, a tile at a time); "pairs" is tiled with chosen and rejected in one batch.
+    The reference of DPO is the policy with its adapters off, its log-probabilities computed beforehand: it costs no weights.
+    """
+    kind = precision(training, device)
+    number = 4 if kind == "float32" else 2
+    processes, sharded = training.devices * training.nodes, training.accelerate.startswith("fsdp")
+    batch, accumulation = trainer.shares(training)
+    learning, everything = trainable(shape, training), shape.parameters()
+    frozen = everything if training.lora else 0
+    stored = stored_bytes(training, kind)
+    rows, length = batch * (2 if loss == "pairs" else 1), min(training.max_length, shape.context)
+    tokens = rows * length
+    layer = tokens * kept_per_token(shape, training, number, stored)
+    if loss == "plain":
+        logits = tokens * shape.vocabulary * 12            # log-probabilities, their gradient and the logits' gradient, float32
+    else:
+        positions, columns = min(tokens, 4096), 32768      # of TRL's tile; without Triton, seven like it in float32 beside it
+        logits = positions * (columns * number + (0 if device.gpus else 29 * min(shape.vocabulary, columns))) + tokens * shape.width * 8
+        logits += 0 if training.lora else 4 * shape.vocabulary * shape.width
+    backward = tokens * number * (3 * shape.feed_forward + 2 * shape.width)  # what one layer's backward pass holds for a moment
+    if training.activation_checkpointing:
+        activations = tokens * (4 if number == 4 or stored == 4 else 2) * shape.width * (shape.layers + 1)
+        moment = max(logits, layer + backward)
+    else:
+        activations, moment = layer * shape.layers + 2 * tokens * shape.width * 4, max(logits, backward)
+    gradients = 4 * learning
+    if accumulation == 1 and processes == 1:  # they grow while activations go
+        gradients = max(0, gradients - activations - moment)
+    weights = {4: 4.0, 2: 2.0, 0.5: 0.53}[stored] * frozen + 4 * learning
+    if stored == 0.5:                                       # embeddings and the output layer stay in 16 bit
+        weights += (2 - 0.53) * shape.vocabulary * shape.width * (1 if shape.tied else 2)
+    if not training.lora and number == 2:
+        weights += 2 * everything                           # autocast's copies, kept for the backward pass
+    parts = {"weights": weights, "gradients": gradients, "optimiser": 8 * learning, "activations": activations, "logits": moment}
+    if processes > 1 and sharded:
+        parts |= {name: parts[name] / processes for name in ("weights", "gradients", "optimiser")}
+        parts["weights"] += 2 * stored * shape.layer()     # the layer at work and the next one, gathered
+    elif processes > 1:
+        parts["gradients"] *= 2                             # DDP's buckets
+    total = sum(parts.values())
+    parts["reserve"] = RESERVE["gpu" if device.gpus else "cpu"] * GIB + (total * (FRAGMENTS - 1) if device.gpus else 0)
+    return {name: round(size) for name, size in parts.items()}
+
+
+def stored_bytes(training: Training, kind: str) -> float:
+    """Bytes of one weight as it lies in memory: float32 where all learn, 4 bit for QLoRA, else as the arithmetic (models.load)."""
+    if training.lora is None or kind == "float32":
+        return 4
+    return 0.5 if training.lora.bits else 2
+
+
+# --- a run's steps -----------------------------------------------------------------------------------------------------
+
+ASSUMED = 150  # tokens of a row of which nothing is known (ours)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training of a run, foreseen."""
+    stage: str
+    name: str               # base, CP, SFT, CP+SFT, CP+SFT+DPO
+    where: str              # its section of the params file
+    training: Training
+    loss: str               # how the loss is computed (`memory`)
+    rows: int               # sequences of one epoch
+    tokens: int             # of all epochs, padding not counted
+    exact: bool             # counted by 01, not foreseen
+    shape: Shape
+
+    @property
+    def steps(self) -> int:
+        return trainer.steps_of(self.training, self.rows)
+
+    def flops(self) -> float:
+        """Arithmetic of the whole training: 2 per weight and token forward, as much for the gradient of activations, again for that
+        of learning weights, plus attention (12 x layers x width x length with its backward pass, as in PaLM's appendix B)."""
+        t, s = self.training, self.shape
+        forward = 2 * s.multiplied()
+        attention = 4 * s.layers * s.heads * s.head_width * min(t.max_length, self.tokens / max(1, t.epochs * self.rows))
+        passes = (3 if t.lora is None else 2) + t.activation_checkpointing
+        reference = (forward + attention) / t.epochs if self.loss == "pairs" else 0
+        return self.tokens * (passes * forward + (3 + (passes > 3)) * attention + 6 * (trainable(s, t) if t.lora else 0) + reference)
+
+    def hours(self, device: Device) -> float:
+        speed = device.teraflops * (UTILISATION * self.training.devices * self.training.nodes if device.gpus else 1)
+        return self.flops() / (speed * 1e12) / 3600
+
+    def disk(self) -> int:
+        """Bytes it leaves behind and needs on the way: the result, and two checkpoints with the optimiser's state."""
+        return 4 * trainable(self.shape, self.training) + 2 * 12 * trainable(self.shape, self.training)
+
+
+def account(settings: Params) -> dict[str, dict[str, tuple[int, int]]] | None:
+    """Rows and tokens (one end mark per text included) that 01 counted, by kind and source; None before 01 is done."""
+    file = paths.figures(settings.run) / "table_corpus.csv"
+    if not file.is_file() or manifest.reasons(settings, "01_corpus"):
+        return None
+    counted: dict[str, dict[str, tuple[int, int]]] = {}
+    for row in csv.DictReader(open(file, encoding="utf-8")):
+        rows, tokens = counted.setdefault(row["kind"], {}).get(row["source"], (0, 0))
+        counted[row["kind"]][row["source"]] = (rows + int(row["rows"]), tokens + int(row["tokens"]))
+    return counted
+
+
+def foreseen(settings: Params) -> dict[str, dict[str, tuple[int, int]]]:
+    """The same from the params file alone: rows asked for, or all that the catalogue of sources says there are; tokens as it says, or ASSUMED."""
+    catalogue = {}
+    if settings.corpus.world is None:
+        from hippo_utils.corpus import hub
+        catalogue = hub.catalogue()
+
+    def of(source: str, rows: int | None) -> tuple[int, int]:
+        holds = catalogue[source].holds if source in catalogue else {}
+        there = holds.get("rows") or 0
+        rows = rows or there
+        return rows, round(rows * (holds["tokens"] / there if there and holds.get("tokens") else ASSUMED))
+
+    c = settings.corpus
+    kinds = {"continued pre-training": c.documents, "general (base)": {"general": c.general} if c.general else {}, "instructions": c.instructions,
+             "answers to judge": c.candidates}
+    return {kind: {source: of(source, rows) for source, rows in sources.items()} for kind, sources in kinds.items()}
+
+
+def plan(settings: Params) -> list[Step]:
+    """Every training of a run in order, with its rows, tokens and shape."""
+    shape, _ = shape_of(settings)
+    counted = account(settings)
+    counts = counted or foreseen(settings)
+    found = []
+
+    def add(stage: str, name: str, where: str, training: Training, loss: str, rows: int, tokens: int, exact: bool) -> None:
+        found.append(Step(stage, name, where, training, loss, rows, tokens, exact, shape))
+
+    def packed(kind: str, training: Training) -> tuple[int, int]:
+        rows = sum(tokens for _, tokens in counts.get(kind, {}).values()) // training.max_length
+        return rows, round(training.epochs * rows * training.max_length)
+
+    p = settings.pretraining
+    if p.scratch:
+        add("02_pretraining", "base", "pretraining.scratch", p.scratch, "plain", *packed("general (base)", p.scratch), exact=counted is not None)
+    add("02_pretraining", "CP", "pretraining.cp", p.cp, "plain", *packed("continued pre-training", p.cp), exact=counted is not None)
+    sft = settings.instruction.sft
+    rows = tokens = 0
+    for source, weight in settings.instruction.mixture.items():
+        of, length = counts["instructions"].get(source, (0, 0))
+        whole, rest = divmod(weight, 1)
+        taken = int(whole) * of + round(rest * of)
+        rows, tokens = rows + taken, tokens + round(length * taken / max(1, of))
+    for name in ("SFT", "CP+SFT"):
+        add("03_instruction", name, "instruction.sft", sft, "tiled", rows, round(sft.epochs * tokens), exact=counted is not None)
+    dpo = settings.preference.dpo
+    pairs, tokens, exact = _pairs(settings, counts)
+    add("04_preference", "CP+SFT+DPO", "preference.dpo", dpo, "pairs", pairs, round(dpo.epochs * tokens), exact)
+    return found
+
+
+def _pairs(settings: Params, counts: dict) -> tuple[int, int, bool]:
+    """Pairs to train on, and their tokens: as judged, once 04 is done; before, as if every question taught and had a best answer."""
+    file = paths.stage_folder(settings.run, "04_preference") / "preferences.parquet"
+    tokenizer = _tokenizer_file(settings)
+    if tokenizer and file.is_file() and not manifest.reasons(settings, "04_preference"):
+        import pyarrow.parquet as pq
+        from tokenizers import Tokenizer
+        rows = [row for row in pq.read_table(file, columns=["split", "prompt", "chosen", "rejected"]).to_pylist() if row["split"] == "train"]
+        texts = [row["prompt"] + row[answer] for row in rows for answer in ("chosen", "rejected")]
+        return len(rows), sum(len(encoding.ids) + 1 for encoding in Tokenizer.from_file(str(tokenizer)).encode_batch(texts)), True
+    questions, tokens = (sum(part) for part in zip(*counts["answers to judge"].values()))
+    return 2 * questions, 2 * tokens, False  # three answers to a question: the best against the other two
+
+
+def _tokenizer_file(settings: Params) -> Path | None:
+    config = None if settings.pretraining.architecture else config_file(settings.pretraining.base, settings.pretraining.revision)
+    file = (config.parent if config else paths.stage_folder(settings.run, "01_corpus") / "tokenizer") / "tokenizer.json"
+    return file if file.is_file() else None
+
+
+# --- verdict -----------------------------------------------------------------------------------------------------------
+
+def requirements(settings: Params, steps: list[Step], device: Device) -> list[tuple[bool, str]]:
+    """What must hold for a run on a device: (whether it does, in words)."""
+    found = []
+    for step in steps:
+        t, need = step.training, sum(memory(step.shape, step.training, device, step.loss).values()) / GIB
+        if device.gpus and t.devices > device.gpus and device.name not in DEVICES:
+            found.append((False, f"devices: {step.where}.devices is {t.devices}, this machine has {device.gpus}"))
+        if t.lora and t.lora.bits and not device.gpus:
+            found.append((False, f"4 bit: {step.where}.lora.bits needs a GPU"))
+        found.append((need <= device.memory, f"memory: {step.name} needs {need:.1f} GiB of {device.memory:.1f} GiB on {device.name}"))
+        if t.precision == "bfloat16" and not device.bfloat16:
+            found.append((False, f"precision: {step.where}.precision is bfloat16, which {device.name} does not compute; auto takes float16 there"))
+        if t.max_length > step.shape.context:
+            found.append((False, f"context: {step.where}.max_length is {t.max_length}, the base was made for {step.shape.context} tokens"))
+    scoring = scoring_memory(settings, steps[0].shape) / GIB
+    found.append((scoring <= device.memory, f"memory: scoring (05) needs about {scoring:.1f} GiB of {device.memory:.1f} GiB on {device.name}"))
+    if device.gpus and device.name not in DEVICES:
+        merging, host = 4.4 * steps[0].shape.parameters() / GIB, _memory() / GIB
+        found.append((merging <= host, f"host memory: merging adapters in float32 takes {merging:.1f} GiB of {host:.1f} GiB"))
+    need, free = disk(settings, steps) / GIB, free_disk() / GIB
+    found.append((need <= free, f"disk: {need:.1f} GiB, {free:.1f} GiB free at {paths.shown(paths.home())}"))
+    return found
+
+
+def scoring_memory(settings: Params, shape: Shape, tokens: int | None = None) -> int:
+    """Bytes that 05 takes, roughly: the weights in its precision, and what one layer holds of a batch of so many tokens."""
+    number = 4 if settings.evaluation.precision == "float32" else 2
+    return round(number * (shape.parameters() + (tokens or settings.evaluation.batch_tokens) * (3 * shape.feed_forward + 8 * shape.width)) + 1.0 * GIB)
+
+
+def disk(settings: Params, steps: list[Step]) -> int:
+    """Bytes that a run writes: a base that is not here yet, what each training leaves behind, and the texts (about 8 bytes a token)."""
+    base = settings.pretraining.base
+    download = 2 * steps[0].shape.parameters() if base and not config_file(base, settings.pretraining.revision) else 0
+    texts = sum(8 * step.tokens / step.training.epochs for step in steps)
+    return round(download + texts + sum(step.disk() for step in steps))
+
+
+def free_disk() -> int:
+    folder = paths.home()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def fitting(settings: Params, steps: list[Step], device: Device) -> dict[str, Any] | None:
+    """Changes by section and key that make every training fit a device, at the same effective batch; None when none of these do.
+
+    Tried in the order of their price: smaller batches, activations computed twice, the frozen weights in 4 bits.
+    """
+    changes: dict[str, Any] = {}
+    for step in steps:
+        for training in _gentler(step.training, device):
+            if sum(memory(step.shape, training, device, step.loss).values()) <= device.memory * GIB:
+                break
+        else:
+            return None
+        before = step.training.model_dump()
+        changed = {name: value for name, value in training.model_dump().items() if value != before[name]}
+        if "lora" in changed:
+            changed["lora"] = {"bits": 4}
+        if changed:
+            changes[step.where] = changed
+    tokens = settings.evaluation.batch_tokens
+    while scoring_memory(settings, steps[0].shape, tokens) > device.memory * GIB:
+        if tokens < 1024:
+            return None
+        tokens //= 2
+    if tokens != settings.evaluation.batch_tokens:
+        changes["evaluation.batch_tokens"] = tokens
+    return changes
+
+
+def _gentler(training: Training, device: Device):
+    """A training and its variations that take less memory."""
+    if training.precision == "bfloat16" and not device.bfloat16:
+        training = training.model_copy(update={"precision": "auto"})
+    for quantised in (False, True) if training.lora and device.gpus else (False,):
+        lora = training.lora.model_copy(update={"bits": 4}) if quantised else training.lora
+        for twice in (False, True):
+            batch, accumulation = training.batch, training.accumulation
+            while True:
+                yield training.model_copy(update={"batch": batch, "accumulation": accumulation, "activation_checkpointing": twice, "lora": lora})
+                if batch % 2:
+                    break
+                batch, accumulation = batch // 2, accumulation * 2
+
+
+def report(settings: Params, device: Device, stages: tuple[str, ...] = manifest.STAGES) -> bool:
+    """Print what a run takes on a device, requirement by requirement; whether it fits."""
+    shape, known_from = shape_of(settings)
+    steps = [step for step in plan(settings) if step.stage in stages]
+    print(f"{settings.run} on {device.name} ({device.memory:.1f} GiB); base of {shape.parameters():,} parameters, known from {known_from}")
+    rows = [["step", "trainable", "sequences", "tokens", "steps", "batch", "weights", "gradients", "optimiser", "activations", "logits", "reserve", "PFLOP", "hours"]]
+    for step in steps:
+        about = "" if step.exact else "~"
+        parts = memory(step.shape, step.training, device, step.loss)
+        batch = f"{step.training.batch} x {step.training.accumulation}"
+        rows.append([step.name, f"{trainable(step.shape, step.training):,}", f"{about}{step.rows:,}", f"{about}{step.tokens:,}", f"{about}{step.steps:,}", batch,
+                     *(f"{size / GIB:.2f}" for size in parts.values()), f"{about}{step.flops() / 1e15:,.3g}", f"{about}{step.hours(device):.1f}"])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  " + "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(zip(row, widths))))
+    print("  memory in GiB on one device; hours without loading, evaluation and saving" + ("" if all(s.exact for s in steps) else
+          "; ~ is foreseen from the params file (DPO: at most), exact numbers come when 01_corpus is done"))
+    checks = requirements(settings, steps, device)
+    for holds, words in checks:
+        print(f"  {'[OK]  ' if holds else '[FAIL]'} {words}")
+    if fits := all(holds for holds, _ in checks):
+        return fits
+    if changes := fitting(settings, steps, device):
+        print("  These parameters fit, at the same effective batch (save them as a file in params/):")
+        print(as_params_file(settings, changes, device))
+    else:
+        wider = [d for d in DEVICES.values() if all(holds for holds, _ in requirements(settings, steps, d))]
+        print("  No batch, checkpointing or 4-bit setting fits. " + (f"It fits on {', '.join(d.name for d in wider)} as it is." if wider else "No single device in the table holds it as it is."))
+    return fits
+
+
+def as_params_file(settings: Params, changes: dict[str, Any], device: Device) -> str:
+    """The params file that makes `changes` to a run's own file."""
+    import yaml
+    content: dict = {"extends": settings.run, "run": f"{settings.run}_{device.name.split()[-1].lower().replace('-', '_')}"}
+    for where, changed in changes.items():
+        section, key = where.split(".")
+        content.setdefault(section, {})[key] = changed
+    return "\n".join("    " + line for line in yaml.safe_dump(content, sort_keys=False).splitlines())
+
+
+def check(settings: Params, device: Device, stages: tuple[str, ...]) -> None:
+    """One line about a run that is about to start; ParamsError when it does not fit this device."""
+    try:
+        steps = [step for step in plan(settings) if step.stage in stages]
+    except ParamsError as error:
+        if settings.pretraining.base and "cannot be foreseen" in str(error):
+            print(f"preflight of {settings.run}: not checked; {error}")
+            return
+        raise
+    checks = requirements(settings, steps, device)
+    if failed := [words for holds, words in checks if not holds]:
+        raise ParamsError(f"{settings.run} does not fit: {'; '.join(failed)}; ./run_all.sh {settings.run} --preflight says what would fit")
+    peak, name = max((sum(memory(step.shape, step.training, device, step.loss).values()) / GIB, step.name) for step in steps)
+    hours = sum(step.hours(device) for step in steps)
+    print(f"preflight of {settings.run}: [OK] at most {peak:.1f} of {device.memory:.1f} GiB ({name}), {checks[-1][1]}"
+          + (f", about {hours:.1f} hours of training" if hours >= 1 else ""))
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="./run_all.sh --preflight", description=__doc__.splitlines()[0])
+    parser.add_argument("params", nargs="+")
+    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--device", help="a named device in place of this one")
+    parser.add_argument("--check", nargs="+", metavar="STAGE", help="one line, for stages that are about to start")
+    options = parser.parse_args(arguments)
+    try:
+        fits = []
+        for settings in [settings for file in options.params for settings in load_runs(file, options.set)]:
+            device = named(options.device) if options.device else this_device(settings.threads)
+            if options.check:
+                check(settings, device, tuple(options.check))
+            else:
+                fits.append(report(settings, device))
+        return 0 if all(fits) else 1
+    except (ParamsError, manifest.StageError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

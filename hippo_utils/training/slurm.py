@@ -1,0 +1,172 @@
+"""A run as a chain of jobs on a Slurm cluster: one job per stage, started when the stages it reads are done.
+
+    ./run_all.sh params/hippo_llama.yaml --slurm             write the job scripts to outputs/<run>/slurm/
+    ./run_all.sh params/hippo_llama.yaml --slurm --submit    and hand them to sbatch
+
+Resources stand in the section `cluster` of the params file. A study becomes array jobs, one task per run that differs; a stage
+that is equal in several runs is one task, and shared. Stages that are up to date get no job. A stage on several nodes runs its
+notebook on the first one, and training starts there with `srun` (launching.command).
+"""
+
+import argparse
+import math
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from hippo_utils import manifest, paths
+from hippo_utils.params import Params, ParamsError, Resources, load_runs
+from hippo_utils.training import preflight
+
+
+def groups(runs: list[Params], stage: str) -> list[list[Params]]:
+    """The runs for which a stage has work to do, those together that make the same of it."""
+    found: dict[str, list[Params]] = {}
+    for settings in runs:
+        if any(manifest.reasons(settings, needed) for needed in (*manifest.before(stage), stage)):
+            found.setdefault(manifest.plan_key(settings, stage), []).append(settings)
+    return list(found.values())
+
+
+def frozen(settings: Params) -> Path:
+    """Write the resolved parameters of a run to a file of their own: jobs that wait do not see later edits of params/."""
+    file = paths.outputs(settings.run) / "slurm" / "params.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(settings.model_dump(), sort_keys=False), encoding="utf-8")
+    return file
+
+
+def resources(settings: Params, stage: str) -> Resources:
+    """What the params file asks for one stage."""
+    return settings.cluster.stages.get(stage, settings.cluster.default)
+
+
+def nodes(settings: Params, stage: str) -> int:
+    """Nodes of a stage: those of its trainings; ParamsError when they want more devices than a node is asked for."""
+    p = settings
+    trainings = {"02_pretraining": [p.pretraining.scratch, p.pretraining.cp], "03_instruction": [p.instruction.sft], "04_preference": [p.preference.dpo]}.get(stage, [])
+    devices = max([training.devices for training in trainings if training], default=1)
+    if devices > max(1, resources(settings, stage).gpus):
+        raise ParamsError(f"{settings.run}: {stage} trains on {devices} devices, cluster asks for {resources(settings, stage).gpus} GPUs; set cluster.stages.{stage}.gpus")
+    return max([training.nodes for training in trainings if training], default=1)
+
+
+def script(name: str, settings: Params, stage: str, tasks: list[list[str]], folder: Path) -> str:
+    """One job script: its resources, and the command of each task (a job without an array has one)."""
+    cluster, asked = settings.cluster, resources(settings, stage)
+    number = nodes(settings, stage)
+    array = len(tasks) > 1
+    options = {"job-name": name, "output": folder / f"{stage}-{'%A_%a' if array else '%j'}.log", "nodes": number, "ntasks-per-node": 1,
+               "cpus-per-task": asked.cpus, "mem": f"{asked.memory}G", "time": math.ceil(60 * asked.hours), "gpus-per-node": asked.gpus or None,
+               "array": f"0-{len(tasks) - 1}" if array else None, "partition": asked.partition or cluster.partition, "account": cluster.account}
+    lines = ["#!/usr/bin/env bash", *(f"#SBATCH --{option}={value}" for option, value in options.items() if value), *(f"#SBATCH {option}" for option in cluster.options)]
+    lines += ["set -euo pipefail", *cluster.setup, f"export PYTHONPATH={shlex.quote(str(paths.ROOT))}${{PYTHONPATH:+:$PYTHONPATH}} HIPPO_HOME={shlex.quote(str(paths.home()))}"]
+    if cluster.offline:
+        lines.append("export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1")
+    lines.append("export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # srun does not inherit it by itself")
+    if array:
+        lines.append('case "$SLURM_ARRAY_TASK_ID" in')
+        lines += [f"{number}) exec {shlex.join(task)} ;;" for number, task in enumerate(tasks)]
+        lines.append("esac")
+    else:
+        lines.append(f"exec {shlex.join(tasks[0])}")
+    return "\n".join(lines) + "\n"
+
+
+def chain(name: str, runs: list[Params], study: bool) -> list[tuple[Path, list[tuple[str, Path]]]]:
+    """Write the job scripts of a run or study; (script, [(kind of dependency, script it waits for)]) in the order of submission."""
+    folder = paths.outputs(name) / "slurm"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.sbatch"):
+        old.unlink()
+    files = {settings.run: frozen(settings) for settings in runs}
+    jobs, made = [], {}
+    for stage in manifest.STAGES:
+        todo = groups(runs, stage)
+        if not todo:
+            continue
+        tasks = [[sys.executable, "-P", "-m", "hippo_utils.run", *(str(files[s.run]) for s in group), "--only", stage[:2], "--jobs", "1"] for group in todo]
+        file = folder / f"{stage}.sbatch"
+        file.write_text(script(f"{name}-{stage[:2]}", todo[0][0], stage, tasks, folder), encoding="utf-8")
+        now = [[s.run for s in group] for group in todo]
+        # Where both are arrays over the same runs, each task waits for its own counterpart only: one failed seed stops no other.
+        waits = [("aftercorr" if len(now) > 1 and made[needed][1] == now else "afterok", made[needed][0]) for needed in manifest.NEEDS[stage] if needed in made]
+        made[stage] = (file, now)
+        jobs.append((file, waits))
+    if study and made:
+        report = [sys.executable, "-P", "-m", "hippo_utils.reporting", "study", name, *(settings.run for settings in runs)]
+        file = folder / "study.sbatch"
+        file.write_text(script(f"{name}-study", runs[0], "study", [report], folder), encoding="utf-8")
+        jobs.append((file, [("afterok", made[stage][0]) for stage in ("06_ablations", "07_calibration") if stage in made]))
+    return jobs
+
+
+def submit(jobs: list[tuple[Path, list[tuple[str, Path]]]]) -> None:
+    """Hand the jobs to sbatch, each with the numbers of the jobs it waits for; ParamsError with sbatch's own words when it refuses."""
+    numbers: dict[Path, str] = {}
+    for file, waits in jobs:
+        command = ["sbatch", "--parsable"]
+        if waits:
+            command += ["--dependency=" + ",".join(f"{kind}:{numbers[before]}" for kind, before in waits), "--kill-on-invalid-dep=yes"]
+        try:
+            done = subprocess.run([*command, str(file)], capture_output=True, text=True)
+        except FileNotFoundError:
+            raise ParamsError("there is no sbatch on this machine; run --slurm --submit on a login node of the cluster") from None
+        if done.returncode:
+            said = (done.stderr or done.stdout).strip().splitlines()
+            cancel = f"; to take back what was sent: scancel {' '.join(numbers.values())}" if numbers else ""
+            raise ParamsError(f"sbatch refused {paths.shown(file)}: {said[-1] if said else 'no reason given'}{cancel}")
+        numbers[file] = done.stdout.strip().split(";")[0]  # number;cluster
+        print(f"  {numbers[file]}  {file.stem}" + (f" after {', '.join(numbers[before] for _, before in waits)}" if waits else ""))
+
+
+def needs_network(settings: Params) -> list[str]:
+    """What the jobs of an offline cluster would look for in vain."""
+    from hippo_utils.corpus import hub
+    missing = []
+    base = settings.pretraining.base
+    if base and not preflight.config_file(base, settings.pretraining.revision):
+        missing.append(f"the base {base} is not on this machine (fetch it on a node with a network: hf download {base})")
+    if settings.corpus.world is None and manifest.reasons(settings, "01_corpus"):
+        folder = hub.mirror(settings.corpus)
+        if absent := sorted({source.hub for source in hub.used(settings.corpus) if not (folder / source.hub).is_dir()}):
+            missing.append(f"{paths.shown(folder)} lacks {', '.join(absent)} (on a node with a network: python -m hippo_utils.corpus fetch {settings.run})")
+    return missing
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="./run_all.sh --slurm", description=__doc__.splitlines()[0])
+    parser.add_argument("params", nargs="+")
+    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--submit", action="store_true")
+    options = parser.parse_args(arguments)
+    try:
+        for given in options.params:
+            runs = load_runs(given, options.set)
+            study = len(runs) > 1
+            name = Path(given).stem if study else runs[0].run
+            if missing := [words for settings in runs if settings.cluster.offline for words in needs_network(settings)]:
+                raise ParamsError(f"{name}: cluster.offline is set, and {'; '.join(dict.fromkeys(missing))}")
+            for settings in runs:
+                if settings.cluster.device:
+                    preflight.check(settings, preflight.named(settings.cluster.device), tuple(manifest.STAGES))
+            if not (jobs := chain(name, runs, study)):
+                print(f"{name}: everything is up to date; no job to write")
+                continue
+            print(f"{name}: {len(jobs)} jobs in {paths.shown(jobs[0][0].parent)}/" + ("" if options.submit else "; --submit hands them to sbatch"))
+            if options.submit:
+                submit(jobs)
+            else:
+                for file, waits in jobs:
+                    print(f"  {file.name}" + (f" after {', '.join(before.stem for _, before in waits)}" if waits else ""))
+        return 0
+    except (ParamsError, manifest.StageError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,200 @@
+"""The preflight: its counts are exact, its memory is what is measured, and what does not fit stops before anything starts."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, executed
+from small import make_model, make_tokenizer
+
+from hippo_utils import manifest, paths
+from hippo_utils.params import Lora, ParamsError, Training, load, resolve
+from hippo_utils.training import preflight
+from hippo_utils.training.preflight import DEVICES, GIB, Device
+
+CPU = Device("a CPU", 64, 0.02, gpus=0)
+_spec = importlib.util.spec_from_file_location("benchmark", ROOT / "benchmarks" / "preflight.py")
+benchmark = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(benchmark)
+
+# As the authors' cards and Transformers count them.
+PARAMETERS = {"meta-llama/Llama-2-7b-hf": 6_738_415_616, "meta-llama/Llama-2-13b-hf": 13_015_864_320, "mistralai/Mistral-7B-v0.1": 7_241_732_096,
+              "meta-llama/Meta-Llama-3-8B": 8_030_261_248, "meta-llama/Llama-3.2-1B": 1_235_814_400, "HuggingFaceTB/SmolLM2-135M": 134_515_008,
+              "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T": 1_100_048_384, "HuggingFaceTB/SmolLM2-360M": 361_821_120,
+              "HuggingFaceTB/SmolLM2-1.7B": 1_711_376_384, "Qwen/Qwen2.5-0.5B": 494_032_768, "Qwen/Qwen2.5-1.5B": 1_543_714_304, "Qwen/Qwen2.5-7B": 7_615_616_512}
+
+
+# --- counts ----------------------------------------------------------------------------------------------------------
+
+def test_the_table_of_bases_has_their_parameters():
+    assert {name: shape.parameters() for name, shape in preflight.BASES.items()} == PARAMETERS
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+@pytest.mark.parametrize("targets", ["all-linear", ["gate_proj", "up_proj", "down_proj"], ["q_proj", "v_proj"]], ids=["all", "mlp", "qv"])
+def test_parameters_are_those_of_the_real_model(family, targets, tmp_path):
+    from hippo_utils.training import models
+    lora = Lora(rank=4, alpha=8, targets=targets)
+    model = make_model(make_tokenizer(tmp_path), family=family)
+    shape = preflight.from_config(model.config.to_dict(), "this one")
+    training = Training(epochs=1, learning_rate=1e-3, schedule="constant", warmup=0.0, batch=1, max_length=64, precision="float32")
+    assert (shape.parameters(), preflight.trainable(shape, training)) == (model.num_parameters(), model.num_parameters())
+    counted = models.parameters(models.add_lora(model, lora))
+    adapted = training.model_copy(update={"lora": lora})
+    assert preflight.trainable(shape, adapted) == counted["trainable"]
+    assert shape.parameters() + counted["trainable"] == counted["parameters"]
+
+
+def test_steps_and_tokens_of_a_whole_run_are_exact(tiny_run, monkeypatch):
+    """What 02 to 04 printed when they trained, against what is foreseen from 01's account and 04's pairs."""
+    monkeypatch.setenv("HIPPO_HOME", str(tiny_run.home))
+    settings = load("tiny")
+    plan = preflight.plan(settings)
+    assert all(step.exact for step in plan)
+    said = [re.findall(r"^(\d+) steps, ([\d,]+) tokens", paths.log("tiny", stage).read_text(), re.M) for stage in ("02_pretraining", "03_instruction", "04_preference")]
+    trained = [(int(steps), int(tokens.replace(",", ""))) for lines in said for steps, tokens in lines]
+    assert [step.steps for step in plan] == [steps for steps, _ in trained]
+    assert [step.tokens for step in plan[:-1]] == [tokens for _, tokens in trained[:-1]]
+    from transformers import AutoTokenizer
+
+    from hippo_utils import records
+    pairs = records.read("preference", paths.stage_folder("tiny", "04_preference") / "preferences.parquet").query("split == 'train'")
+    tokenizer = AutoTokenizer.from_pretrained(paths.stage_folder("tiny", "01_corpus") / "tokenizer")
+    both = [tokenizer(p + a + tokenizer.eos_token)["input_ids"] for name in ("chosen", "rejected") for p, a in zip(pairs["prompt"], pairs[name])]
+    assert (plan[-1].rows, plan[-1].tokens) == (len(pairs), sum(map(len, both)))
+    assert plan[0].shape.parameters() == int(re.search(r"embed_tokens\): Embedding\((\d+)", paths.executed_notebook("tiny", "02_pretraining").read_text())[1]) * 64 + (
+        plan[0].shape.layers * plan[0].shape.layer() + 64)
+
+
+def test_before_anything_ran_counts_are_foreseen_and_said_to_be(home, capsys):
+    plan = preflight.plan(load("hippo_llama"))
+    assert not any(step.exact for step in plan)
+    cp = plan[0]
+    assert cp.name == "CP" and abs(cp.tokens / 298e6 - 1) < 0.01, "the paper's 298M tokens"
+    assert abs(plan[1].rows - 696_000) < 1000, "the paper's 696K instructions"
+    assert cp.steps == -(-cp.rows // 16)
+    preflight.report(load("hippo_llama"), DEVICES["h200"])
+    assert "foreseen" in capsys.readouterr().out
+
+
+# --- memory ------------------------------------------------------------------------------------------------------------
+
+SMALL = dict(layers=4, width=192, feed_forward=512, heads=6, key_value_heads=3)
+
+
+@pytest.mark.parametrize("name", ["all weights", "all weights, 2 passes a step", "CP", "CP, all linear maps", "SFT", "DPO"])
+def test_memory_is_what_is_measured(name, monkeypatch):
+    """All tensors alive at the peak of two real training steps (the benchmark does the same with 100M parameters and more)."""
+    monkeypatch.setattr(benchmark, "LENGTH", 128)
+    step, loss, changes = benchmark.CASES[name]
+    found = benchmark.case(step, loss, changes, SMALL, vocabulary=4000)
+    assert abs(found["foreseen"] / found["tensors"] - 1) < 0.2, found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["all weights", "CP", "SFT", "DPO"])
+def test_memory_of_a_model_of_100m_parameters_is_within_a_fifth(name):
+    done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "preflight.py"), "--one", name, "110M"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = __import__("json").loads(done.stdout.splitlines()[-1])
+    assert found["parameters"] > 100e6 and abs(found["foreseen"] / found["tensors"] - 1) < 0.2, found
+
+
+def test_what_saves_memory_saves_memory_in_the_model():
+    step = preflight.plan(load("hippo_llama"))[0]
+    a100 = DEVICES["a100-40"]
+
+    def need(training=step.training, device=a100) -> dict[str, int]:
+        return preflight.memory(step.shape, training, device, step.loss)
+
+    usual, half = need(), need(step.training.model_copy(update={"batch": 4, "accumulation": 4}))
+    assert half["activations"] * 2 == usual["activations"] and half["weights"] == usual["weights"]
+    assert need(device=CPU)["weights"] > 1.9 * usual["weights"], "float32 on the CPU, 16 bit on a GPU"
+    whole = need(step.training.model_copy(update={"lora": None}))
+    assert whole["optimiser"] == 8 * step.shape.parameters() and usual["optimiser"] < 0.01 * whole["optimiser"]
+
+
+# --- verdicts ----------------------------------------------------------------------------------------------------------
+
+def test_a_device_that_is_too_small_is_said_before_anything_starts(toy):
+    printed = toy("toy", "--set", "pretraining.cp.batch=4000000", code=2)
+    assert executed(printed) == [] and "toy does not fit: memory: CP needs" in printed
+    assert toy("toy", "--list").count("up to date") == 7, "and nothing that was done is undone"
+
+
+def test_a_run_that_is_up_to_date_is_not_checked_and_one_that_is_due_in_one_line(toy):
+    assert "preflight" not in toy("toy")
+    assert "preflight" not in toy("toy", "--set", "calibration.bins=5"), "nothing trains"
+    printed = toy("toy", "--set", "preference.dpo.beta=0.2")
+    assert len(re.findall(r"^preflight of toy: \[OK\] at most [\d.]+ of [\d.]+ GiB", printed, re.M)) == 1
+
+
+def test_the_report_names_each_requirement_and_the_params_file_that_fits(home, tmp_path, capsys):
+    settings = load("hippo_llama")
+    assert preflight.report(settings, DEVICES["h200"])
+    said = capsys.readouterr().out
+    assert "[OK]   memory: CP needs" in said and "[FAIL]" not in said and "6,738,415,616 parameters" in said
+    assert not preflight.report(settings, DEVICES["a100-40"])
+    said = capsys.readouterr().out
+    assert "[FAIL] memory: CP needs" in said and "[OK]   disk" in said
+    import yaml
+    smaller = resolve(yaml.safe_load(said.partition("save them as a file in params/):\n")[2]))
+    assert smaller.run == "hippo_llama_a100_40"
+    assert smaller.pretraining.cp.batch * smaller.pretraining.cp.accumulation == 16, "the same effective batch"
+    assert preflight.report(smaller, DEVICES["a100-40"])
+
+
+def test_precision_and_context_are_requirements_too(home):
+    t4 = DEVICES["t4"]
+    settings = load("mini_llama", ["pretraining.cp.precision=bfloat16", "preference.dpo.max_length=4096"])
+    failed = [words for holds, words in preflight.requirements(settings, preflight.plan(settings), t4) if not holds]
+    assert len(failed) == 2 and "pretraining.cp.precision is bfloat16, which t4 does not compute" in failed[0] and "preference.dpo.max_length is 4096" in failed[1]
+
+
+@pytest.mark.parametrize("changes, words", [
+    (["pretraining.cp.lora={rank: 8, alpha: 16, targets: [fc1]}"], "lora.targets names fc1; a layer of this base has q_proj"),
+    (["pretraining.base=nobody/nothing"], "the base nobody/nothing is no folder with a config.json"),
+])
+def test_mistakes_are_one_sentence(home, changes, words):
+    with pytest.raises(ParamsError, match=words):
+        preflight.report(load("hippo_llama", changes), DEVICES["h200"])
+
+
+def test_a_base_in_a_folder_is_read_and_one_of_another_kind_is_refused(home, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "vocab_size": 100, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, '
+                                          '"num_attention_heads": 4, "max_position_embeddings": 2048}')
+    shape, where = preflight.shape_of(load("hippo_llama", [f"pretraining.base={tmp_path}"]))
+    assert shape.key_value_heads == 4 and where.endswith("config.json")
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(ParamsError, match="is of type gpt2; memory is foreseen for llama"):
+        preflight.shape_of(load("hippo_llama", [f"pretraining.base={tmp_path}"]))
+
+
+def test_this_machines_device_is_read_from_nvidia_smi(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'Tesla T4, 15360, 7.5'\necho 'Tesla T4, 15360, 7.5'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    device = preflight.this_device(1)
+    assert (device.name, device.memory, device.bfloat16, device.gpus) == ("Tesla T4", 15.0, False, 2) and device.teraflops == DEVICES["t4"].teraflops
+    tool.unlink()
+    assert preflight.this_device(1).gpus == 0
+
+
+def test_it_is_quick_and_free_of_torch(home):
+    began = time.time()
+    script = ("import sys; from hippo_utils.training import preflight; preflight.main(['hippo_llama', '--device', 'h200']); "
+              "assert not {'torch', 'transformers'} & sys.modules.keys()")
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    assert time.time() - began < 10, "about a second on a machine with nothing else to do"
+
+
+def test_an_unknown_device_is_answered_with_the_names_there_are(toy):
+    printed = toy("toy", "--preflight", "--device", "z9", code=2)
+    assert "z9 is not in the preflight's table of devices; there are t4" in printed
+    assert "--device belongs to --preflight" in toy("toy", "--device", "t4", code=2)
+    assert "[OK]   memory: CP needs" in toy("toy", "--preflight", "--device", "t4")
+    assert "toy on t4" in toy("toy", "--preflight", "--device", "t4", "--set", "calibration.bins=5")

@@ -1,0 +1,158 @@
+"""A run as a chain of jobs: what sbatch is given, and that the jobs do the run, by a stand-in that records and runs them in order."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import Project, executed
+
+from hippo_utils import manifest
+from hippo_utils.params import ParamsError, load
+from hippo_utils.training import slurm
+
+SBATCH = '''#!{python}
+"""Stands in for sbatch: runs the job here and now, each task of an array in turn, if all it waits for went well."""
+import json, os, pathlib, re, subprocess, sys
+book = pathlib.Path(os.environ["SLURM_BOOK"])
+jobs = json.loads(book.read_text()) if book.exists() else []
+text = pathlib.Path(sys.argv[-1]).read_text()
+number = 100 + len(jobs)
+options = dict(re.findall(r"^#SBATCH --([\\w-]+)=(.*)$", text, re.M))
+waits = re.findall(r"(afterok|aftercorr):(\\d+)", " ".join(sys.argv[1:-1]))
+last = int(options.get("array", "0-0").split("-")[1])
+codes = []
+for task in range(last + 1):
+    before = [jobs[int(n) - 100]["codes"] for _, n in waits]
+    if any(any(c) if kind == "afterok" else c[task] for (kind, _), c in zip(waits, before)):
+        codes.append("never started")
+        continue
+    environment = os.environ | {{"SLURM_JOB_ID": str(number), "SLURM_CPUS_PER_TASK": options["cpus-per-task"]}}
+    if "array" in options:
+        environment["SLURM_ARRAY_TASK_ID"] = str(task)
+    if "HIPPO_REFUSE" in os.environ and os.environ["HIPPO_REFUSE"] in sys.argv[-1]:
+        sys.exit("sbatch: error: Batch job submission failed: Invalid account")
+    name = options["output"].replace("%j", str(number)).replace("%A_%a", f"{{number}}_{{task}}")
+    with open(name, "w") as log:
+        codes.append(subprocess.run(["bash", sys.argv[-1]], env=environment, stdout=log, stderr=subprocess.STDOUT).returncode)
+jobs.append({{"arguments": sys.argv[1:-1], "script": pathlib.Path(sys.argv[-1]).name, "options": options, "waits": waits, "codes": codes}})
+book.write_text(json.dumps(jobs))
+print(f"{{number}};cluster")
+'''
+
+
+@pytest.fixture
+def queue(tmp_path, monkeypatch):
+    """A PATH with a stand-in sbatch; called, it returns the jobs that were sent."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "sbatch").write_text(SBATCH.format(python=sys.executable))
+    (tools / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_BOOK", str(tmp_path / "book.json"))
+    return lambda: json.loads((tmp_path / "book.json").read_text())
+
+
+def scripts(project: Project, name: str) -> dict[str, str]:
+    return {file.stem: file.read_text() for file in sorted((project.home / "outputs" / name / "slurm").glob("*.sbatch"))}
+
+
+def test_a_run_is_a_chain_of_jobs_that_does_the_run(toy, queue):
+    printed = toy("toy", "--slurm", "--submit", "--set", "seed=1", "--set", "cluster.default.hours=1.5")
+    jobs = queue()
+    assert [job["script"] for job in jobs] == [f"{stage}.sbatch" for stage in manifest.STAGES] and all(job["codes"] == [0] for job in jobs)
+    numbers = {job["script"].removesuffix(".sbatch"): str(100 + place) for place, job in enumerate(jobs)}
+    for job in jobs:
+        assert job["waits"] == [["afterok", numbers[needed]] for needed in manifest.NEEDS[job["script"].removesuffix(".sbatch")]]
+        assert job["options"]["time"] == "90" and job["options"]["nodes"] == "1" and "array" not in job["options"]
+        assert ("--kill-on-invalid-dep=yes" in job["arguments"]) == bool(job["waits"])
+    assert "06_ablations after 100, 104" in printed
+    assert toy("toy", "--list", "--set", "seed=1").count("up to date") == 7
+    assert "everything is up to date; no job to write" in toy("toy", "--slurm", "--set", "seed=1")
+
+
+def test_only_what_is_due_gets_a_job_and_later_edits_do_not_reach_waiting_jobs(toy, queue):
+    printed = toy("toy", "--slurm", "--set", "calibration.bins=5")
+    assert re.findall(r"^  (\S+)", printed, re.M) == ["07_calibration.sbatch"] and "--submit hands them to sbatch" in printed
+    (toy.root / "params" / "toy.yaml").write_text("extends: mini_llama\nrun: toy\ncalibration: {bins: 99}\n")
+    job = toy.home / "outputs" / "toy" / "slurm" / "07_calibration.sbatch"
+    subprocess.run(["sbatch", str(job)], check=True, cwd=toy.root, env=toy.environment(), capture_output=True)
+    assert queue()[0]["codes"] == [0] and toy.manifest("07_calibration")["parameters"]["calibration"]["bins"] == 5
+
+
+def test_a_study_is_array_jobs_and_equal_stages_are_one_task(toy, queue):
+    (toy.root / "params" / "study_toy.yaml").write_text("run: study_toy\nextends: mini_llama\nvariants:\n  one: {calibration: {bins: 5}}\n  two: {calibration: {bins: 7}}\n"
+                                                        "  other: {seed: 4}\n")
+    toy("study_toy", "--slurm", "--submit")
+    jobs = {job["script"].removesuffix(".sbatch"): job for job in queue()}
+    assert list(jobs) == [*manifest.STAGES, "study"]
+    assert {stage: jobs[stage]["options"]["array"] for stage in manifest.STAGES} == {stage: "0-2" if stage > "05" else "0-1" for stage in manifest.STAGES}
+    assert {kind for kind, _ in jobs["03_instruction"]["waits"]} == {"aftercorr"} and {kind for kind, _ in jobs["05_evaluation"]["waits"]} == {"afterok"}
+    assert all(set(job["codes"]) == {0} for name, job in jobs.items() if name != "study")
+    for variant in ("one", "two", "other"):
+        assert toy.manifest("07_calibration", f"study_toy-{variant}")["seed"] == (4 if variant == "other" else 0)
+    assert toy.manifest("01_corpus", "study_toy-two")["shared_from"]
+
+
+def test_a_failed_job_keeps_what_waits_for_it_from_starting(toy, queue):
+    toy.edit("03_instruction", "work.write(stage)", "raise ValueError('no such thing')")
+    toy("toy", "--slurm", "--submit")
+    codes = {job["script"][:2]: job["codes"][0] for job in queue()}
+    assert codes == {"03": 1, "04": "never started", "05": "never started", "06": "never started", "07": "never started"}
+
+
+def test_sbatch_that_refuses_or_is_not_there_is_a_sentence(toy, queue, monkeypatch):
+    monkeypatch.setenv("HIPPO_REFUSE", "02_pretraining")
+    printed = toy("toy", "--slurm", "--submit", "--set", "seed=2", code=2)
+    assert "sbatch refused" in printed and "Invalid account; to take back what was sent: scancel 100" in printed
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert "there is no sbatch on this machine" in toy("toy", "--slurm", "--submit", "--set", "seed=3", code=2)
+
+
+def test_only_runs_one_stage_whose_inputs_are_done(toy):
+    toy.edit("06_ablations", "work.write(stage)", "work.write(stage)  # changed")
+    assert executed(toy("toy", "--only", "07")) == [], "up to date, and 06 is none of its inputs"
+    assert executed(toy("toy", "--only", "06")) == ["06_ablations"]
+    toy.edit("05_evaluation", "work.write(stage)", "work.write(stage)  # changed")
+    assert "--only 06: 05_evaluation of toy is not up to date" in toy("toy", "--only", "06", code=2)
+    assert "--from and --only exclude each other" in toy("toy", "--only", "06", "--from", "05", code=2)
+    assert "--submit to --slurm" in toy("toy", "--submit", code=2)
+
+
+def test_resources_come_from_the_params_file(home):
+    settings = load("mini_llama", ["cluster.partition=gpu", "cluster.account=med", "cluster.options=[--qos=long]", "cluster.setup=[module load cuda]",
+                                   "cluster.offline=true", "cluster.stages.02_pretraining={gpus: 4, cpus: 16, memory: 200, hours: 30, partition: big}"])
+    text = slurm.script("x-02", settings, "02_pretraining", [["python", "a b"]], home)
+    wanted = ["--gpus-per-node=4", "--cpus-per-task=16", "--mem=200G", "--time=1800", "--partition=big", "--account=med", "--qos=long"]
+    assert [option for option in wanted if f"#SBATCH {option}\n" in text] == wanted and "exec python 'a b'" in text
+    assert text.index("module load cuda") < text.index("exec") and "export HF_HUB_OFFLINE=1" in text
+    other = slurm.script("x-06", settings, "06_ablations", [["python"]], home)
+    assert "--partition=gpu" in other and "gpus-per-node" not in other
+    assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
+
+
+def test_offline_jobs_that_would_need_the_hub_are_refused_before_they_wait(home, capsys):
+    assert slurm.main(["hippo_llama", "--set", "cluster.offline=true"]) == 2
+    said = capsys.readouterr().err
+    assert "the base meta-llama/Llama-2-7b-hf is not on this machine (fetch it on a node with a network" in said and "lacks " in said and "python -m hippo_utils.corpus fetch hippo_llama" in said
+    assert slurm.main(["mini_llama", "--set", "cluster.offline=true"]) == 0, "the mini world needs no network"
+
+
+def test_a_cluster_whose_gpus_are_too_small_is_refused_before_the_jobs_wait(home, capsys):
+    assert slurm.main(["hippo_llama", "--set", "cluster.device=a100-40"]) == 2
+    assert "hippo_llama does not fit: memory: CP needs" in capsys.readouterr().err
+    assert slurm.main(["hippo_llama", "--set", "cluster.device=h200"]) == 0
+
+
+def test_a_mistake_in_the_section_is_one_sentence():
+    with pytest.raises(ParamsError, match="cluster.stages.02_pretraining.gpu: unknown key; did you mean gpus"):
+        load("mini_llama", ["cluster.stages.02_pretraining.gpu=3"])
+    with pytest.raises(ParamsError, match="did you mean 02_pretraining"):
+        load("mini_llama", ["cluster.stages.02_pretrainin.gpus=3"])
+
+
+def test_the_section_changes_no_result():
+    for stage in manifest.STAGES:
+        assert manifest.plan(load("mini_llama"), stage) == manifest.plan(load("mini_llama", ["cluster.partition=gpu"]), stage)
