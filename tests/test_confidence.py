@@ -257,7 +257,7 @@ class Blocked:
             raise ImportError(f"{name} was asked for")
 
 sys.meta_path.insert(0, Blocked())
-namespace = {}
+namespace = {"display": print}  # as in a notebook
 for cell in json.load(open(sys.argv[1], encoding="utf-8"))["cells"]:
     if cell["cell_type"] == "code":
         exec("".join(cell["source"]), namespace)

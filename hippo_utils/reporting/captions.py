@@ -30,4 +30,7 @@ TABLES = {  # what each table says, for the page
     "control": "Control facts, which no training text holds", "prompting": "The same model, prompted differently", "claims": "Claims with their bars",
     "ledger": "Every published number, and what this run may say of it", "statements": "What the paper says in words", "arithmetic": "The paper's own arithmetic",
     "uncertainty": "Probability given to the prediction", "calibration": "Calibration errors", "recalibration": "After temperature scaling",
+    "uncertainty_statements": "What the paper says about uncertainty", "conformal": "Conformal sets: coverage and size", "subjects": "Calibration by subject",
+    "groups": "Calibration by group of facts", "scoring": "One model, the same items, many protocols", "unread": "Replies that name no option",
+    "quarantine": "Items set aside", "baselines": "Further models", "detectable": "The smallest difference that can be shown", "clean": "Clean and flagged items apart",
 }
