@@ -55,7 +55,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "07_calibration": ("run", *COMMON, "calibration"),
 }
 
-DRAWING = ("hippo_utils.reporting.figures", "hippo_utils.reporting.captions")  # redrawn, never a reason to compute again
+DRAWING = ("hippo_utils.reporting.figures", "hippo_utils.reporting.captions", "hippo_utils.reporting.style")  # redrawn, never a reason to compute again
 KEPT = ("log.txt", "parameters.json", ".lock", "checkpoints")  # not made by the notebook, or, checkpoints, what a killed run continues from
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "lm_eval": "lm-eval", "yaml": "PyYAML"}  # where the import has another name
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

@@ -177,7 +177,7 @@ def toy_template(tmp_path_factory) -> Project:
         "__init__", "params", "paths", "manifest", "run", *(f"training/{name}" for name in ("__init__", "checkpoints", "preflight", "slurm", "trainer"))))))
     (root / "params" / "toy.yaml").write_text("extends: mini_llama\nrun: toy\n")
     (root / "params" / "twin.yaml").write_text("extends: mini_llama\nrun: twin\n")
-    for name, source in {"toys/__init__": "", "toys/work": TOY_WORK, "reporting/__init__": "", "reporting/figures": "STYLE = 1\n",
+    for name, source in {"toys/__init__": "", "toys/work": TOY_WORK, "reporting/__init__": "", "reporting/figures": "DPI = 1\n", "reporting/style": "STYLE = 1\n",
                          "reporting/captions": "TITLE = 'old'\n", "reporting/__main__": TOY_REDRAW}.items():
         file = root / "hippo_utils" / f"{name}.py"
         file.parent.mkdir(exist_ok=True)

@@ -39,7 +39,8 @@ def keep(run: str) -> None:
     target.mkdir(parents=True)
     for content in made.values():
         for name in content["figures"]:
-            shutil.copy(paths.figures(run) / name, target / name)
+            if not name.endswith(".pdf"):  # for print: every run makes them, and the SVG beside shows the same
+                shutil.copy(paths.figures(run) / name, target / name)
     manifest.write_json(made, target / "provenance.json")
     manifest.write_json({stage: content["seconds"] for stage, content in made.items()}, target / "seconds.json")
     page.write(target)

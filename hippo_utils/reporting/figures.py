@@ -1,9 +1,10 @@
-"""Every figure, drawn from its CSV file alone, so that style and captions change without running anything.
+"""Every figure, drawn from its CSV file alone, so that style and captions change without running anything. Looks are in style.py.
 
 A notebook calls `show(stage, name, frame)`, which writes fig_<name>.csv and draws it; `redraw` draws again from the CSV.
 Bytes are deterministic: no dates, no software names, fixed ids in SVG.
 """
 
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -16,44 +17,34 @@ from hippo_utils import manifest, paths
 from hippo_utils.manifest import Stage
 from hippo_utils.reporting.captions import MINI_MARK, PAPER_MARK, PUBLISHED, PUBLISHED_MARK, TITLES
 from hippo_utils.reporting.chinese import families
+from hippo_utils.reporting.style import (BENCHMARK_NAMES, COLUMN, GROUP_NAMES, METADATA, PALETTE, PATH, RIGHT, SIZE, STAGE_COLOURS, STAGE_MARKERS,
+                                         STAGE_ORDER, STYLE, WRONG, in_order, source_name)
 from hippo_utils.reporting.tables import DIGITS
-
-PALETTE = seaborn.color_palette("colorblind")
-RIGHT, WRONG = PALETTE[0], (0.75, 0.15, 0.15)  # blue and red, as in the paper's figure 3
-STAGE_ORDER = ("base", "CP", "SFT", "CP+SFT", "CP+SFT+DPO")
-PATH = ("base", "CP", "CP+SFT", "CP+SFT+DPO")  # as the paper's models pass through the stages
-STAGE_COLOURS = dict(zip(STAGE_ORDER, [(0.6, 0.6, 0.6), PALETTE[0], PALETTE[1], PALETTE[2], PALETTE[4]]))
-BENCHMARK_NAMES = {"medmcqa": "MedMCQA", "medqa": "MedQA", "pubmedqa": "PubMedQA", "usmle_step1": "USMLE 1", "usmle_step2": "USMLE 2",
-                   "usmle_step3": "USMLE 3", "knowledge": "knowledge\n(pooled)", "two_step": "two-step", "all": "all items"}
-GROUP_NAMES = {"held_out": "held-out facts (only in the documents)", "seen": "facts seen in the instructions",
-               "control": "control facts (in no training text)", "all": "all items"}
-SIZE = 7.0  # inches: two columns of a paper
-STYLE = {"svg.hashsalt": "hippo", "svg.fonttype": "none", "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8,
-         "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False}
-
 
 def show(stage: Stage, name: str, frame: pd.DataFrame):
     """Write the data of a figure, draw it, and return the picture for the notebook."""
     from IPython.display import Image
     frame.to_csv(stage.figure_path(f"fig_{name}.csv"), index=False, float_format=DIGITS, lineterminator="\n")
-    for ending in ("png", "svg"):
+    for ending in METADATA:
         stage.figure_path(f"fig_{name}.{ending}")
     draw(name, stage.figures, stage.settings.scale)
     return Image(str(stage.figures / f"fig_{name}.png"))
 
 
-def draw(name: str, folder: Path, scale: str) -> None:
-    """Draw fig_<name>.png and .svg from fig_<name>.csv."""
+def draw(name: str, folder: Path, scale: str) -> Figure:
+    """Draw fig_<name>.png, .svg and .pdf from fig_<name>.csv."""
     frame = pd.read_csv(folder / f"fig_{name}.csv", keep_default_na=False, na_values=[""])
     fonts = families([*frame.columns, *frame.select_dtypes(exclude="number").stack()])
     with matplotlib.rc_context({**seaborn.axes_style("whitegrid"), **STYLE, **({"font.family": fonts} if fonts else {})}):
         figure = Figure(layout="constrained")
         DRAW[name](figure, frame)
-        figure.suptitle(TITLES[name] + ("\n" if figure.legends else ""), fontsize=10, fontweight="bold")
+        figure.suptitle(TITLES[name] + figure.get_suptitle(), fontsize=10, fontweight="bold")
         mark = PUBLISHED_MARK if name in PUBLISHED else MINI_MARK if scale == "mini" else PAPER_MARK
-        figure.supxlabel(mark, fontsize=7, color="dimgray" if mark == PAPER_MARK else "firebrick")
-        figure.savefig(folder / f"fig_{name}.png", dpi=160, metadata={"Software": None})
-        figure.savefig(folder / f"fig_{name}.svg", metadata={"Date": None, "Creator": None})
+        lines = textwrap.fill(mark, 50) if figure.get_figwidth() == COLUMN else mark
+        figure.supxlabel(lines, fontsize=7, color="dimgray" if mark == PAPER_MARK else "firebrick")
+        for ending, metadata in METADATA.items():
+            figure.savefig(folder / f"fig_{name}.{ending}", metadata=metadata)
+    return figure
 
 
 def redraw(run: str, stage: str) -> None:
@@ -62,7 +53,8 @@ def redraw(run: str, stage: str) -> None:
     folder = paths.figures(run)
     for file in [name for name in made["figures"] if name.startswith("fig_") and name.endswith(".csv")]:
         draw(file[4:-4], folder, made["scale"])
-    made["figures"] = {name: manifest.entry(folder / name) for name in made["figures"]}
+    drawn = {file.name for name in made["figures"] if name.startswith("fig_") for file in folder.glob(f"{Path(name).stem}.*")}
+    made["figures"] = {name: manifest.entry(folder / name) for name in sorted(drawn.union(made["figures"]))}
     manifest.write_json(made | {"drawing": manifest.drawing_hash()}, paths.manifest(run, stage))
 
 
@@ -70,7 +62,7 @@ def redraw(run: str, stage: str) -> None:
 
 def _bars(axes, frame: pd.DataFrame, x: str, hue: str, colours: dict, y: str = "accuracy", names: dict = {}) -> None:
     """Grouped bars with intervals (columns low, high where there are any)."""
-    groups, series = list(dict.fromkeys(frame[x])), [name for name in colours if name in set(frame[hue])]
+    groups, series = in_order(frame[x], BENCHMARK_NAMES), [name for name in colours if name in set(frame[hue])]
     width = 0.8 / max(1, len(series))
     for number, name in enumerate(series):
         part = frame[frame[hue] == name].set_index(x).reindex(groups)
@@ -84,7 +76,8 @@ def _bars(axes, frame: pd.DataFrame, x: str, hue: str, colours: dict, y: str = "
 
 
 def _legend(figure: Figure, axes, columns: int = 5) -> None:
-    """One legend for all panels, in the line below the title that `draw` leaves free."""
+    """One legend for all panels, in as many lines below the title as it needs."""
+    figure.suptitle("\n" * -(-len(axes.get_legend_handles_labels()[1]) // columns))  # `draw` puts the title before them
     figure.legend(*axes.get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 1 - 0.17 / figure.get_figheight()), ncols=columns)
 
 
@@ -93,27 +86,24 @@ def _spread(frame: pd.DataFrame, measure: str) -> np.ndarray:
     return np.array([frame[measure] - frame[f"{measure}_low"], frame[f"{measure}_high"] - frame[measure]]).clip(0)
 
 
-def _ticks(axes, names: list[str]) -> None:
-    axes.set_xticks(range(len(names)), [BENCHMARK_NAMES.get(name, name) for name in names])
-
-
 def _curves(axes, frame: pd.DataFrame, colours: dict) -> None:
     for name, part in frame.groupby("series", sort=False):
         axes.plot(part["x"].astype(float), part["y"], label=name, color=colours.get(name), linewidth=1.5)
 
 
 def _corpus(figure: Figure, frame: pd.DataFrame) -> None:
-    figure.set_size_inches(SIZE, max(2.0, 0.4 + 0.3 * len(frame)))
+    figure.set_size_inches(SIZE, max(2.0, 0.8 + 0.2 * len(frame)))
     axes = figure.subplots()
     kinds = dict(zip(dict.fromkeys(frame["kind"]), PALETTE))
     places = range(len(frame))[::-1]
     axes.barh(places, frame["tokens"], color=[kinds[kind] for kind in frame["kind"]])
-    names = [source.replace(" (deliberately false answers included)", ", false answers in").removeprefix("mini_") for source in frame["source"]]
+    names = [source_name(source.replace(" (deliberately false answers included)", ", false answers in")) for source in frame["source"]]
     axes.set_yticks(places, [name + (", set aside" if kind == "held out" else "") for name, kind in zip(names, frame["kind"])])
     for place, tokens in zip(places, frame["tokens"]):
         axes.text(tokens, place, f" {tokens:,.0f}", va="center", fontsize=7)
     axes.set_xlabel("tokens")
-    axes.margins(x=0.12)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.margins(x=0.12, y=0.02)
     axes.grid(axis="y", visible=False)
     axes.legend(handles=[matplotlib.patches.Patch(color=colour, label=kind) for kind, colour in kinds.items()], loc="lower right")
 
@@ -125,7 +115,7 @@ def _pretraining(figure: Figure, frame: pd.DataFrame) -> None:
     left.set(xlabel="step", ylabel="training loss (nats per token)", title="Loss")
     left.legend()
     bars = frame[frame["panel"] == "perplexity"]
-    _bars(right, bars, "x", "series", STAGE_COLOURS, y="y", names={name: name.removeprefix("mini_") for name in bars["x"]})
+    _bars(right, bars, "x", "series", STAGE_COLOURS, y="y", names={name: source_name(name) for name in bars["x"]})
     for bar in right.patches:
         right.annotate(f"{bar.get_height():.1f}", (bar.get_x() + bar.get_width() / 2, bar.get_height()), ha="center", va="bottom", fontsize=7)
     right.set(ylabel="perplexity", title="Documents set aside, lower is better", ylim=(0, 1.3 * bars["y"].max()))
@@ -141,7 +131,7 @@ def _instruction(figure: Figure, frame: pd.DataFrame) -> None:
     bars = frame[frame["panel"] == "rows"]
     places = range(len(bars))[::-1]
     right.barh(places, bars["y"], color=PALETTE[7])
-    right.set_yticks(places, [name.removeprefix("mini_") for name in bars["x"]])
+    right.set_yticks(places, [source_name(name) for name in bars["x"]])
     right.set(xlabel="rows", title="The mixture")
     right.grid(axis="y", visible=False)
 
@@ -149,7 +139,7 @@ def _instruction(figure: Figure, frame: pd.DataFrame) -> None:
 def _preference(figure: Figure, frame: pd.DataFrame) -> None:
     figure.set_size_inches(SIZE, 2.9)
     left, right = figure.subplots(1, 2)
-    _curves(left, frame[frame["panel"] == "loss"], {"loss": PALETTE[4]})
+    _curves(left, frame[frame["panel"] == "loss"], {"loss": STAGE_COLOURS["CP+SFT+DPO"]})
     left.axhline(np.log(2), color="black", linewidth=0.8, linestyle="--")
     left.text(left.get_xlim()[1], np.log(2), "ln 2 ", ha="right", va="bottom", fontsize=8)
     left.set(xlabel="step", ylabel="DPO loss", title="Loss starts at ln 2")
@@ -181,13 +171,13 @@ def _stages(figure: Figure, frame: pd.DataFrame) -> None:
     for axes, group in zip(panels, groups):
         part = frame[frame["group"] == group]
         _bars(axes, part, "benchmark", "stages", STAGE_COLOURS, names=BENCHMARK_NAMES)
-        names = list(dict.fromkeys(part["benchmark"]))
+        names = in_order(part["benchmark"], BENCHMARK_NAMES)
         for place, name in enumerate(names):
             guess = part[part["benchmark"] == name]["shortcut"].iloc[0]
             if guess == guess:
                 axes.hlines(guess, place - 0.45, place + 0.45, color="black", linestyle="--", linewidth=1, label="best shortcut guess" if not place else None)
         axes.set(ylabel="accuracy", ylim=(0, 1.05), title=GROUP_NAMES[group])
-    panels[0].legend(ncols=6, loc="upper center", bbox_to_anchor=(0.5, 1.45))
+    _legend(figure, panels[0], 6)
 
 
 def _prompting(figure: Figure, frame: pd.DataFrame) -> None:
@@ -196,7 +186,7 @@ def _prompting(figure: Figure, frame: pd.DataFrame) -> None:
     colours = dict(zip(dict.fromkeys(frame["prompting"]), PALETTE))
     _bars(axes, frame, "benchmark", "prompting", colours, names=BENCHMARK_NAMES)
     axes.set(ylabel="accuracy (held-out facts)" if "held_out" in set(frame["group"]) else "accuracy", ylim=(0, 1.05))
-    axes.legend(ncols=min(4, len(colours)), loc="upper center", bbox_to_anchor=(0.5, 1.16 + 0.08 * ((len(colours) - 1) // 4)))
+    _legend(figure, axes, 4)
 
 
 def _scoring(figure: Figure, frame: pd.DataFrame) -> None:
@@ -218,7 +208,7 @@ def _scoring(figure: Figure, frame: pd.DataFrame) -> None:
 
 def _uncertainty(figure: Figure, frame: pd.DataFrame) -> None:
     """Rows are benchmarks, columns stages; correct (blue) and incorrect (red) are normalised together, so areas add up to 1."""
-    benchmarks, stages = list(dict.fromkeys(frame["benchmark"])), list(dict.fromkeys(frame["stages"]))
+    benchmarks, stages = in_order(frame["benchmark"], BENCHMARK_NAMES), in_order(frame["stages"], STAGE_ORDER)
     figure.set_size_inches(SIZE, 0.9 + 1.5 * len(benchmarks))
     grid = figure.subplots(len(benchmarks), len(stages), sharex=True, squeeze=False)
     for row, benchmark in zip(grid, benchmarks):
@@ -243,7 +233,7 @@ def _uncertainty(figure: Figure, frame: pd.DataFrame) -> None:
 
 def _reliability(figure: Figure, frame: pd.DataFrame) -> None:
     """Dots and bands above, counts below. Bins of under ten items are hollow dots: too few for a line through them."""
-    stages = list(dict.fromkeys(frame["stages"]))
+    stages = in_order(frame["stages"], STAGE_ORDER)
     figure.set_size_inches(SIZE, 2.9)
     grid = figure.subplots(2, len(stages), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1))
     for (above, below), stage in zip(grid.T, stages):
@@ -261,18 +251,18 @@ def _reliability(figure: Figure, frame: pd.DataFrame) -> None:
 
 
 def _risk_coverage(figure: Figure, frame: pd.DataFrame) -> None:
-    figure.set_size_inches(SIZE * 0.75, 3.3)
+    figure.set_size_inches(COLUMN, 3.0)
     axes = figure.subplots()
-    for stage in [name for name in STAGE_ORDER if name in set(frame["stages"])]:
+    for stage in in_order(frame["stages"], STAGE_ORDER):
         part = frame[frame["stages"] == stage]
         axes.plot(part["coverage"], part["risk"], color=STAGE_COLOURS[stage], label=f"{stage} ({part['aurc'].iloc[0]:.2f})", linewidth=1.5)
-    axes.set(xlabel="share of items answered (most confident first)", ylabel="share of wrong answers", xlim=(0, 1), ylim=(0, None))
-    axes.legend(title="mean (AURC)", title_fontsize=8)
+    axes.set(xlabel="share of items answered, surest first", ylabel="share of wrong answers", xlim=(0, 1), ylim=(0, None))
+    axes.legend(title="mean (AURC)")
 
 
 def _subjects(figure: Figure, frame: pd.DataFrame) -> None:
     """One row per subject, one panel per stage: how sure the model is (diamond) and how often it is right (dot, with its interval)."""
-    stages = list(dict.fromkeys(frame["stages"]))
+    stages = in_order(frame["stages"], STAGE_ORDER)
     sizes = frame.groupby("subject", sort=False)["n"].max().sort_values(ascending=False, kind="stable")
     figure.set_size_inches(SIZE, 1.2 + 0.17 * len(sizes))
     panels = figure.subplots(1, len(stages), sharey=True, squeeze=False)[0]
@@ -291,16 +281,16 @@ def _subjects(figure: Figure, frame: pd.DataFrame) -> None:
 
 def _path(figure: Figure, frame: pd.DataFrame) -> None:
     """Accuracy against ECE, one panel per benchmark; arrows follow the model from stage to stage (SFT alone lies beside the path)."""
-    benchmarks = list(dict.fromkeys(frame["benchmark"]))
+    benchmarks = in_order(frame["benchmark"], BENCHMARK_NAMES)
     columns = min(4, len(benchmarks))
     rows = -(-len(benchmarks) // columns)
     figure.set_size_inches(SIZE, 0.8 + 1.8 * rows)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes, benchmark in zip(grid.flat, benchmarks):
         part = frame[frame["benchmark"] == benchmark].set_index("stages")
-        for stage in [name for name in STAGE_ORDER if name in part.index]:
+        for stage in in_order(part.index, STAGE_ORDER):
             here = part.loc[[stage]]
-            axes.errorbar(here["accuracy"], here["ece"], xerr=_spread(here, "accuracy"), yerr=_spread(here, "ece"), fmt="o", markersize=4, elinewidth=0.7,
+            axes.errorbar(here["accuracy"], here["ece"], xerr=_spread(here, "accuracy"), yerr=_spread(here, "ece"), fmt=STAGE_MARKERS[stage], markersize=4, elinewidth=0.7,
                           color=STAGE_COLOURS[stage], label=stage)
         steps = [part.loc[name, ["accuracy", "ece"]].astype(float) for name in PATH if name in part.index]
         for start, end in zip(steps, steps[1:]):
@@ -317,7 +307,7 @@ def _path(figure: Figure, frame: pd.DataFrame) -> None:
 
 def _protocols(figure: Figure, frame: pd.DataFrame) -> None:
     """ECE and AUROC of every stage under every setting, all benchmarks together."""
-    names, stages = list(dict.fromkeys(frame["setting"])), [name for name in STAGE_ORDER if name in set(frame["stages"])]
+    names, stages = list(dict.fromkeys(frame["setting"])), in_order(frame["stages"], STAGE_ORDER)
     figure.set_size_inches(SIZE, 1.2 + 0.42 * len(names))
     panels = figure.subplots(1, 2, sharey=True)
     places = dict(zip(names, range(len(names))[::-1]))
@@ -325,7 +315,7 @@ def _protocols(figure: Figure, frame: pd.DataFrame) -> None:
         for number, stage in enumerate(stages):
             part = frame[frame["stages"] == stage]
             height = part["setting"].map(places) + 0.12 * ((len(stages) - 1) / 2 - number)
-            axes.errorbar(part[measure], height, xerr=_spread(part, measure), fmt="o", markersize=3.5, elinewidth=0.8, color=STAGE_COLOURS[stage], label=stage)
+            axes.errorbar(part[measure], height, xerr=_spread(part, measure), fmt=STAGE_MARKERS[stage], markersize=3.5, elinewidth=0.8, color=STAGE_COLOURS[stage], label=stage)
         axes.set_title(title)
         axes.grid(axis="y", visible=False)
         for place in range(1, len(names)):
