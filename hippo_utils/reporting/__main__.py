@@ -38,9 +38,10 @@ def keep(run: str) -> None:
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for content in made.values():
+        # PDFs are for print: every run makes them, and the SVG beside shows the same.
+        content["figures"] = {name: entry for name, entry in content["figures"].items() if not name.endswith(".pdf")}
         for name in content["figures"]:
-            if not name.endswith(".pdf"):  # for print: every run makes them, and the SVG beside shows the same
-                shutil.copy(paths.figures(run) / name, target / name)
+            shutil.copy(paths.figures(run) / name, target / name)
     manifest.write_json(made, target / "provenance.json")
     manifest.write_json({stage: content["seconds"] for stage, content in made.items()}, target / "seconds.json")
     page.write(target)
