@@ -8,7 +8,7 @@ import pytest
 
 from hippo_utils import manifest, params, paths
 from hippo_utils.reporting import __main__ as command
-from hippo_utils.reporting import captions, comparison, figures, paper, summary, tables
+from hippo_utils.reporting import captions, comparison, figures, page, paper, summary, tables
 
 STAGES, BENCHMARKS = ("base", "CP", "SFT", "CP+SFT", "CP+SFT+DPO"), ("medmcqa", "medqa", "pubmedqa", "usmle_step1", "usmle_step2", "usmle_step3")
 
@@ -247,6 +247,22 @@ def test_compare_without_a_run_is_a_sentence(reference, capsys):
 def test_compare_with_an_unknown_reference_is_a_sentence(reference, capsys):
     assert command.main(["compare", "mini_lama"]) == 2
     assert capsys.readouterr().err == "error: there is no reference for mini_lama; there is one for toy\n"
+
+
+def test_keep_takes_everything_but_what_is_for_print(home, tmp_path, monkeypatch):
+    """The page of the reference names every file of its manifests: a PDF that was not kept would be shown as missing."""
+    monkeypatch.setattr(paths, "REFERENCE", tmp_path / "reference")
+    for part in ("write", "overview"):
+        monkeypatch.setattr(page, part, lambda folder: None)
+    stage = stage_at(paths.figures("tiny"))
+    figures.show(stage, "risk_coverage", pd.DataFrame(SMALL["risk_coverage"]))
+    made = {name: manifest.entry(stage.figures / name) for name in stage.figure_files}
+    for name in manifest.STAGES:
+        manifest.write_json({"stage": name, "key": {}, "outputs": {}, "figures": made if name == "07_calibration" else {}, "drawing": "x", "seconds": 1}, paths.manifest("tiny", name))
+    assert command.main(["keep", "tiny"]) == 0
+    kept = {file.name for file in (paths.REFERENCE / "tiny").iterdir()}
+    assert kept == {"fig_risk_coverage.csv", "fig_risk_coverage.png", "fig_risk_coverage.svg", "provenance.json", "seconds.json"}
+    assert "pdf" not in (paths.REFERENCE / "tiny" / "provenance.json").read_text()
 
 
 def test_keep_refuses_a_run_that_is_not_finished(home, tmp_path, monkeypatch, capsys):
