@@ -251,13 +251,13 @@ def _reliability(figure: Figure, frame: pd.DataFrame) -> None:
 
 
 def _risk_coverage(figure: Figure, frame: pd.DataFrame) -> None:
-    figure.set_size_inches(COLUMN, 3.0)
+    figure.set_size_inches(COLUMN, 3.7)
     axes = figure.subplots()
     for stage in in_order(frame["stages"], STAGE_ORDER):
         part = frame[frame["stages"] == stage]
         axes.plot(part["coverage"], part["risk"], color=STAGE_COLOURS[stage], label=f"{stage} ({part['aurc'].iloc[0]:.2f})", linewidth=1.5)
     axes.set(xlabel="share of items answered, surest first", ylabel="share of wrong answers", xlim=(0, 1), ylim=(0, None))
-    axes.legend(title="mean (AURC)")
+    axes.legend(title="mean of the curve (AURC)", loc="upper center", bbox_to_anchor=(0.45, -0.18), ncols=2)
 
 
 def _subjects(figure: Figure, frame: pd.DataFrame) -> None:
