@@ -57,6 +57,9 @@ def difference(joined: pd.DataFrame, above: pd.Series, below: pd.Series, seed: i
     that so many items can show.
     """
     one, other = joined[above].set_index("item"), joined[below].set_index("item")
+    if set(one["shots"]) != set(other["shots"]):  # an item that was shown as an example is not scored where it was
+        both = one.index.intersection(other.index)
+        one, other = one.loc[both], other.loc[both]
     alone = sorted(set(one.index) ^ set(other.index))
     if alone:
         names = [f"{part['stages'].iloc[0]} ({part['protocol'].iloc[0]}, {part['benchmark'].iloc[0]})" for part in (one, other) if len(part)]
