@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from hippo_utils.evaluation import confidence, scoring
-from hippo_utils.records import BENCHMARKS
 from hippo_utils.reporting import paper
 from hippo_utils.statistics import bootstrap, wilson
 
@@ -20,6 +19,7 @@ REPRODUCED, DIFFERS, NOT_COMPARABLE, NOT_RUN = STATUSES = ("reproduced", "differ
 KEYS = ["table", "model", "stages", "shots", "benchmark", "outcome", "unit"]
 MEASURED = [*KEYS, "n", "protocol", "value", "low", "high"]
 
+BENCHMARKS = tuple(paper.published("data").query("unit == 'items'")["benchmark"])            # the six that the averages are of
 BASES = {"llama-2-7b-hf": "LLaMA-2 7b", "mistral-7b-v0.1": "Mistral 7b"}                     # hub name -> the paper's name
 FAMILIES = {"llama": "LLaMA-2 7b", "mistral": "Mistral 7b"}                                  # what a mini base stands in for
 RELEASED = {"LLaMA-2 7b": ("Hippo-LLaMA 7b", "CP+SFT"), "Mistral 7b": ("Hippo-Mistral 7b", "SFT")}  # rows of the main table
