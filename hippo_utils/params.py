@@ -249,7 +249,7 @@ class Prompting(Section):
     shots: list[Annotated[int, Field(ge=1, le=32)]] = Field(default=[], description="numbers of examples beside evaluation.shots")
     samples: Annotated[int, Field(ge=0, le=100)] = Field(0, description="sampled rationales that vote (self-consistency); 0 = none")
     temperature: Positive = 0.7
-    limit: Count | None = Field(None, description="items that the votes are taken on, two-step ones first; null = all")
+    limit: Count | None = Field(None, description="test items per benchmark, for votes those of two steps first; null = all")
 
 
 class Sensitivity(Section):

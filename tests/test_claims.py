@@ -108,6 +108,16 @@ def test_another_number_of_items_is_not_comparable(same):
     assert table.loc["average", "status"] == "not comparable"
 
 
+def test_a_few_quarantined_items_are_said_and_many_are_another_exam(same):
+    gone = {f"medqa-{n}" for n in range(5)} | {"usmle_step1-0"}
+    found = claims.measured(same[~same["item"].isin(gone)], "LLaMA-2 7b", **ANY)
+    table = rows(claims.ledger(found, "paper", {"medqa": 5, "usmle_step1": 1}), table="stages", stages="base", model="LLaMA-2 7b").set_index("benchmark")
+    assert table.loc["medqa", ["status", "reason"]].tolist() == ["reproduced", "inside the 95 % interval, 5 unanswerable items set aside"]
+    assert table.loc["usmle_step1", "status"] == "not comparable", "one of 94 is more than a share of 0.01"
+    assert table.loc["average", "reason"] == "inside the 95 % interval, 6 unanswerable items set aside"
+    assert rows(claims.ledger(found, "paper", {"medqa": 4}), table="stages", stages="base", model="LLaMA-2 7b", benchmark="medqa")["status"].item() == "not comparable"
+
+
 def test_another_protocol_is_not_comparable():
     fixed = exam("CP+SFT", 50.8, shots=5)
     table = rows(ledger(fixed), table="main", model="Hippo-LLaMA 7b", shots=5)

@@ -226,6 +226,20 @@ def test_the_papers_examples_are_new_for_every_item_and_never_the_item_itself(ex
     assert all(len(sets) > 1 for sets in drawn.values())
 
 
+def test_benchmarks_without_a_training_split_borrow_or_set_aside(exam):
+    """USMLE shows MedQA's examples; PubMedQA some of its own items, which are then not scored; zero-shot scores all."""
+    bare = exam[(exam["split"] == "test") | exam["benchmark"].isin(harness.TRAINING_SPLIT)].assign(group="all")
+    pool = harness.few_shot_examples(bare, 0)
+    assert set(pool[pool["benchmark"] == "usmle_step1"]["id"]) == set(bare[(bare["benchmark"] == "medqa") & (bare["split"] == "development")]["id"])
+    made, requests = asked(bare, "option_text", shots=2)
+    test = bare[bare["split"] == "test"].set_index("id")
+    shown = pool[pool["benchmark"] == "pubmedqa"]["id"].head(2).tolist()
+    assert set(test.index) - set(made["item"]) == set(shown) and set(test.loc[shown, "benchmark"]) == {"pubmedqa"}
+    everyone = [prompt for prompt, _ in requests if prompt.startswith("Abstract:")]
+    assert sum(prompt.split("\nQuestion:")[0] == everyone[0].split("\nQuestion:")[0] for prompt in everyone) >= 3 * (test["benchmark"].eq("pubmedqa").sum() - 2)
+    assert set(asked(bare, "option_text")[0]["item"]) == set(test.index)
+
+
 def test_too_few_examples_are_a_sentence(exam):
     with pytest.raises(StageError, match="hippo_medqa_option_text: 9 examples are to be shown and 2 are there; 01_corpus makes them"):
         few = exam[(exam["split"] == "test") | (exam.groupby(["benchmark", "split"]).cumcount() < 2)]

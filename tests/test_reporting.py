@@ -287,6 +287,7 @@ def test_a_study_is_kept_as_its_tables_and_never_compared(home, tmp_path, monkey
         pd.DataFrame([{"stages": stages, "benchmark": "knowledge", "group": group, "shots": 0, "protocol": "option_text", "accuracy": accuracy}
                       for stages, _ in summary.ROWS for group in ("held_out", "seen", "control")]).to_csv(folder / "table_pooled.csv", index=False)
         pd.DataFrame([{"claim": "a claim", "n": 9, "value": accuracy, "low": 0, "high": 1, "holds": accuracy > 0.45}]).to_csv(folder / "table_claims.csv", index=False)
+        pd.DataFrame([{"stages": "CP", "protocol": "option_text", "compared_with": "base", "benchmark": "knowledge", "group": "held_out", "difference": accuracy}]).to_csv(folder / "table_paired.csv", index=False)
         pd.DataFrame([{"kind": "all", "measure": "summed", "difference": accuracy}]).to_csv(folder / "table_preferences.csv", index=False)
     assert command.main(["study", "study_seeds", *runs]) == 0 and command.main(["keep", "study_seeds"]) == 0
     assert comparison.references() == []

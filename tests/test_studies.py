@@ -57,9 +57,13 @@ def test_the_spread_is_over_the_replicates_of_one_setting(tmp_path, monkeypatch,
         pd.DataFrame([{"run": run, "stages": "SFT", "benchmark": "knowledge", "group": "held_out", "shots": 0, "protocol": "option_text",
                        "n": 10, "accuracy": accuracy}]).to_csv(folder / "table_pooled.csv", index=False)
         pd.DataFrame([{"claim": "it learns", "n": 10, "value": accuracy, "low": 0, "high": 1, "holds": accuracy > 0.5}]).to_csv(folder / "table_claims.csv", index=False)
+        pd.DataFrame([{"stages": "SFT", "protocol": "option_text", "compared_with": "base", "benchmark": "knowledge", "group": "held_out",
+                       "difference": accuracy - 0.5}]).to_csv(folder / "table_paired.csv", index=False)
         pd.DataFrame([{"kind": "all", "measure": "summed", "difference": accuracy}]).to_csv(folder / "table_preferences.csv", index=False)
     studies.report("s", runs)
     spread = pd.read_csv(paths.figures("s") / "table_spread.csv").set_index("setting")
     assert spread.loc["a", "runs"] == 2 and spread.loc["a", "mean"] == 0.5 and spread.loc["a", "sd"] == pytest.approx(0.141421)
     assert (spread.loc["a", "min"], spread.loc["a", "max"], spread.loc["b", "runs"]) == (0.4, 0.6, 1)
+    steps = pd.read_csv(paths.figures("s") / "table_steps.csv").set_index("setting")
+    assert steps.loc["a", "mean"] == 0 and (steps.loc["a", "min"], steps.loc["a", "max"]) == (-0.1, 0.1), "a step that differs between seeds by more than its interval is no finding"
     assert "2 of 3 runs: it learns" in capsys.readouterr().out

@@ -52,9 +52,18 @@ def split_protocol(protocol: str) -> tuple[str, list[str]]:
 
 
 def few_shot_examples(items: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """The pool of few-shot examples: development items in a seeded order, where there are groups only the seen ones."""
-    pool = items[(items["split"] == "development") & items["group"].isin(["seen", "all"])].sort_values("id")
-    return pool.sample(frac=1, random_state=seed)
+    """The pool of few-shot examples: development items in a seeded order, where there are groups only the seen ones.
+
+    A benchmark without development items borrows those of MedQA if it is a USMLE step (they have the same form); else its own
+    test items are shown, and `answers` drops the predictions of those that were.
+    """
+    items = items[items["group"].isin(["seen", "all"])].sort_values("id")
+    pool = items[items["split"] == "development"]
+    lent = [pool]
+    for benchmark in sorted(set(items["benchmark"]) - set(pool["benchmark"])):
+        medqa = pool[pool["benchmark"] == "medqa"].assign(benchmark=benchmark)
+        lent.append(medqa if benchmark.startswith("usmle") and len(medqa) else items[items["benchmark"] == benchmark])
+    return pd.concat(lent).sample(frac=1, random_state=seed)
 
 
 def permuted(items: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -163,9 +172,13 @@ def answers(lm: Recorded, tasks: list, *, run: str, seed: int, stages: str, shot
         raise StageError(f"{stages}, {shots}-shot, {protocol}: {error}") from None
     finally:
         lm.tokenizer.chat_template = own_template
+    fixed = "paper_examples" not in variations
+    shown = {example["id"] for task in tasks for example in list(task.fewshot_docs())[:shots]} if shots and fixed else set()
     rows = []
     for task, found in sorted(result["samples"].items()):
         for sample in sorted(found, key=lambda sample: sample["doc_id"]):
+            if sample["doc"]["id"] in shown:
+                continue
             rows.append({"run": run, "seed": seed, "stages": stages, "item": sample["doc"]["id"], "benchmark": sample["doc"]["benchmark"],
                          "protocol": protocol, "shots": shots, "prompt_hash": sample["prompt_hash"]} | _answer(sample, name, lm))
     return pd.DataFrame(rows)

@@ -57,6 +57,9 @@ def difference(joined: pd.DataFrame, above: pd.Series, below: pd.Series, seed: i
     that so many items can show.
     """
     one, other = joined[above].set_index("item"), joined[below].set_index("item")
+    if set(one["shots"]) != set(other["shots"]):  # an item that was shown as an example is not scored where it was
+        both = one.index.intersection(other.index)
+        one, other = one.loc[both], other.loc[both]
     alone = sorted(set(one.index) ^ set(other.index))
     if alone:
         names = [f"{part['stages'].iloc[0]} ({part['protocol'].iloc[0]}, {part['benchmark'].iloc[0]})" for part in (one, other) if len(part)]
@@ -224,7 +227,9 @@ def sensitivity(joined: pd.DataFrame) -> pd.DataFrame:
                              "accuracy": share.estimate, "ci_low": share.low, "ci_high": share.high, "unread": float((chosen == NO_ANSWER).mean()) if rule == "read" else np.nan,
                              "same_choice": float((chosen == usual["prediction"].to_numpy()).mean()) if usual is not None else np.nan,
                              "moved": share.estimate - float(usual["correct"].mean()) if usual is not None else np.nan})
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table["name"] = table["protocol"].str.split("+").str[0].map({name: rank for rank, name in enumerate(PROTOCOL_NAMES)})
+    return in_order(table.sort_values(["name", "shots", "protocol"], kind="stable").drop(columns="name"))
 
 
 def spread(table: pd.DataFrame, benchmark: str) -> list[str]:

@@ -28,6 +28,8 @@ TABLES = {  # what each table says, for the page
     "published_main": "Published: main results", "published_stages": "Published: what each stage adds", "stages": "What each stage adds",
     "pooled": "What each stage adds, items pooled over benchmarks", "paired": "Differences between models on identical items",
     "control": "Control facts, which no training text holds", "prompting": "The same model, prompted differently", "claims": "Claims with their bars",
+    "scoring": "The same model on the same items, scored differently", "unread": "Written replies that name no option", "quarantine": "Items set aside as unanswerable",
+    "detectable": "What so many items can show", "clean": "Clean items and items flagged by the contamination audit, apart", "baselines": "Further models",
     "ledger": "Every published number, and what this run may say of it", "statements": "What the paper says in words", "arithmetic": "The paper's own arithmetic",
     "uncertainty": "Probability given to the prediction", "calibration": "Calibration errors", "recalibration": "After temperature scaling",
     "uncertainty_statements": "What the paper says about uncertainty", "conformal": "Conformal sets: coverage and size", "subjects": "Calibration by subject",

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from hippo_utils.evaluation import confidence, scoring
-from hippo_utils.records import BENCHMARKS
 from hippo_utils.reporting import paper
 from hippo_utils.statistics import bootstrap, wilson
 
@@ -20,6 +19,7 @@ REPRODUCED, DIFFERS, NOT_COMPARABLE, NOT_RUN = STATUSES = ("reproduced", "differ
 KEYS = ["table", "model", "stages", "shots", "benchmark", "outcome", "unit"]
 MEASURED = [*KEYS, "n", "protocol", "value", "low", "high"]
 
+BENCHMARKS = tuple(paper.published("data").query("unit == 'items'")["benchmark"])            # the six that the averages are of
 BASES = {"llama-2-7b-hf": "LLaMA-2 7b", "mistral-7b-v0.1": "Mistral 7b"}                     # hub name -> the paper's name
 FAMILIES = {"llama": "LLaMA-2 7b", "mistral": "Mistral 7b"}                                  # what a mini base stands in for
 RELEASED = {"LLaMA-2 7b": ("Hippo-LLaMA 7b", "CP+SFT"), "Mistral 7b": ("Hippo-Mistral 7b", "SFT")}  # rows of the main table
@@ -28,6 +28,7 @@ LARGE = ("70b", "72b")
 FIGURE_3 = ("CP", "CP+SFT", "CP+SFT+DPO")
 # The paper drew new examples for every item, for PubMedQA and USMLE from the test set; fixed examples are another protocol.
 PAPER_PROTOCOL = {"zero-shot": "option_text", "few-shot": "option_text+paper_examples", "CoT": "step_by_step"}
+SET_ASIDE = 0.01      # share of a benchmark that may be unanswerable
 ROUNDED_TWICE = 0.06  # points between a printed percentage and k of n: 18.349 became 18.35 became 18.4
 
 
@@ -107,10 +108,11 @@ def _confidences(joined: pd.DataFrame, model: str, seed: int, resamples: int) ->
 
 # --- the ledger --------------------------------------------------------------------------------------------------------
 
-def ledger(found: pd.DataFrame, scale: str) -> pd.DataFrame:
+def ledger(found: pd.DataFrame, scale: str, quarantined: dict[str, int] = {}) -> pd.DataFrame:
     """Every published number with what the run measured in its place (`measured`), a status of STATUSES, and the reason for it.
 
-    Where a run measured a place under several protocols, the paper's is taken, or the first one when the paper's is not among them.
+    `quarantined`: test items per benchmark that were set aside as unanswerable; up to SET_ASIDE of a benchmark, the rest counts as
+    the same items, and the reason says how many are missing. Where a run measured a place under several protocols, the paper's is taken, or the first one when the paper's is not among them.
     """
     by_place: dict[tuple, list[dict]] = {}
     for row in found.to_dict("records"):
@@ -120,7 +122,7 @@ def ledger(found: pd.DataFrame, scale: str) -> pd.DataFrame:
         protocol = "" if row["table"] == "data" else published_protocol(row)
         options = by_place.get(_place(row), [])
         run = next((option for option in options if option["protocol"] == protocol), options[0] if options else None)
-        status, reason = judge(row, run, protocol, scale)
+        status, reason = judge(row, run, protocol, scale, sum(quarantined.values()) if row["benchmark"] == "average" else quarantined.get(row["benchmark"], 0))
         lines.append({**{key: row[key] for key in KEYS}, "published": row["value"], "published_n": row["n"], "protocol": protocol}
                      | {f"run_{key}": run[key] if run else None for key in ("value", "low", "high", "n", "protocol")}
                      | {"status": status, "reason": reason, "note": row["note"]})
@@ -131,7 +133,7 @@ def _place(row: dict) -> tuple:
     return tuple("" if row[key] != row[key] else row[key] for key in KEYS)
 
 
-def judge(row: dict, run: dict | None, protocol: str, scale: str) -> tuple[str, str]:
+def judge(row: dict, run: dict | None, protocol: str, scale: str, quarantined: int = 0) -> tuple[str, str]:
     """Status and reason of one published number; `run` is what a run measured in its place, None when it measured nothing."""
     if run is None:
         return NOT_RUN, "the run has no such row"
@@ -143,12 +145,12 @@ def judge(row: dict, run: dict | None, protocol: str, scale: str) -> tuple[str, 
         rounded = "rounded" in row["note"]
         same = abs(run["value"] - row["value"]) <= 0.005 * row["value"] if rounded else run["value"] == row["value"]
         return (REPRODUCED, "the same count" + (", as rounded" if rounded else "")) if same else (DIFFERS, "counted after this run's cleaning and holding aside")
-    if row["n"] == row["n"] and run["n"] != row["n"]:
-        return NOT_COMPARABLE, f"measured on {run['n']:.0f} items, published on {row['n']:.0f}"
-    if row["benchmark"] == "average" and run["n"] != _items():
-        return NOT_COMPARABLE, f"measured on {run['n']:.0f} items, published on {_items():.0f}"
+    n = _items() if row["benchmark"] == "average" else row["n"]
+    if not run["n"] == n - quarantined >= (1 - SET_ASIDE) * n:
+        return NOT_COMPARABLE, f"measured on {run['n']:.0f} items, published on {n:.0f}"
+    missing = f", {quarantined} unanswerable items set aside" if quarantined else ""
     inside = run["low"] <= row["value"] <= run["high"]
-    return (REPRODUCED, "inside the 95 % interval") if inside else (DIFFERS, "outside the 95 % interval")
+    return (REPRODUCED, f"inside the 95 % interval{missing}") if inside else (DIFFERS, f"outside the 95 % interval{missing}")
 
 
 def _items() -> float:

@@ -41,13 +41,15 @@ def spread(rows: pd.DataFrame, keys: list[str], value: str) -> pd.DataFrame:
 
 
 def report(study: str, runs: list[str]) -> None:
-    """Write table_spread (accuracies), table_claims and table_preferences of a study, and print what holds in how many runs."""
+    """Write table_spread (accuracies), table_steps (paired differences), table_claims and table_preferences of a study, and print
+    what holds in how many runs."""
     folder = paths.figures(study)
     folder.mkdir(parents=True, exist_ok=True)
     accuracies = collect(study, runs, "pooled")
     claims = collect(study, runs, "claims")
     preferences = collect(study, runs, "preferences")
-    made = {"spread": spread(accuracies, KEYS, "accuracy"), "claims": claims[["setting", "run", "claim", "n", "value", "low", "high", "holds"]],
+    steps = spread(collect(study, runs, "paired"), ["setting", "stages", "protocol", "compared_with", "benchmark", "group"], "difference")
+    made = {"spread": spread(accuracies, KEYS, "accuracy"), "steps": steps, "claims": claims[["setting", "run", "claim", "n", "value", "low", "high", "holds"]],
             "preferences": spread(preferences, ["setting", "kind", "measure"], "difference")}
     for name, table in made.items():
         table.to_csv(folder / f"table_{name}.csv", index=False, float_format=DIGITS, lineterminator="\n")
