@@ -67,10 +67,10 @@ def test_a_run_outside_its_licences_stops_and_says_which():
 
 # --- records ---------------------------------------------------------------------------------------------------------
 
-def test_every_source_becomes_records_of_its_schema(whole):
+def test_every_source_becomes_records_of_its_schema(whole, tmp_path):
     quarantine = []
-    built = {kind: build(corpus(whole), None, 0, quarantine) for kind, build in (("document", sources.build_documents), ("instruction", sources.build_instructions),
-             ("candidates", sources.build_candidates), ("item", sources.build_items))}
+    built = {kind: records.read(kind, sources.write(kind, corpus(whole), None, 0, tmp_path / kind, quarantine)) for kind in ("document", "instruction", "candidates")}
+    built["item"] = sources.build_items(corpus(whole), None, 0, quarantine)
     for kind, frame in built.items():
         assert len(records.to_table(kind, frame)) == len(frame)
     assert set(built["document"]["source"]) | set(built["instruction"]["source"]) | set(built["candidates"]["source"]) | set(built["item"]["benchmark"]) == set(hub.catalogue())
@@ -85,9 +85,18 @@ def test_only_the_rows_of_a_source_are_taken_from_a_shared_file(whole):
     assert len(read("umls", whole)) == len(read("umls_relations", whole)) == ROWS["umls"]
 
 
-def test_the_number_of_rows_can_be_limited(whole):
-    small = corpus(whole, documents={"guidelines": 7, "pmc_patients": 3})
-    assert sources.build_documents(small, None, 0)["source"].value_counts().to_dict() == {"guidelines": 7, "pmc_patients": 3}
+def test_the_number_of_rows_can_be_limited_and_the_order_of_the_parameters_does_not_matter(whole, tmp_path):
+    for name, asked in (("one", {"guidelines": 7, "pmc_patients": 3}), ("other", {"pmc_patients": 3, "guidelines": 7})):
+        sources.write("document", corpus(whole, documents=asked), None, 0, tmp_path / name, [])
+    assert records.read("document", tmp_path / "one")["source"].value_counts().to_dict() == {"guidelines": 7, "pmc_patients": 3}
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+
+
+def test_a_source_that_breaks_off_leaves_no_file(own, tmp_path):
+    (own / ABSTRACTS).write_bytes(b"PAR1 not much more")
+    with pytest.raises(StageError, match="pubmedqa_contexts"):
+        sources.write("document", corpus(own), None, 0, tmp_path / "d.parquet", [])
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == []
 
 
 def test_exam_rows_keep_question_options_and_answer(whole):

@@ -8,6 +8,7 @@ import pandas as pd
 
 from hippo_utils.corpus.hub import catalogue, used
 from hippo_utils.manifest import StageError
+from hippo_utils.miniworld.world import LICENCE
 from hippo_utils.params import Corpus
 
 HIDDEN = "[not shown: {source} may not be redistributed]"
@@ -41,8 +42,10 @@ def shown(frame: pd.DataFrame, *columns: str, by: str = "source") -> pd.DataFram
 
 
 def ledger(corpus: Corpus) -> pd.DataFrame:
-    """One row per source of a run: kind, source, licence, whether text may be shown, the rights behind the label, how its columns are known."""
-    rows = [] if corpus.world is not None else [
-        {"kind": source.kind, "source": source.name, "hub": source.hub, "licence": source.licence, "redistributable": source.redistribute,
-         "rights": source.rights, "known": source.known} for source in used(corpus)]
+    """One row per source of a run: kind, source, hub id, licence, whether text may be shown, the rights behind the label, how its columns are known."""
+    if corpus.world is None:
+        rows = [(source.kind, source.name, source.hub, source.licence, source.redistribute, source.rights, source.known) for source in used(corpus)]
+    else:
+        names = [("document", corpus.documents), ("instruction", corpus.instructions), ("candidates", corpus.candidates), ("item", corpus.benchmarks)]
+        rows = [(kind, name, "", LICENCE, True, "written from the fact tables of this project", "made here") for kind, asked in names for name in sorted(asked)]
     return pd.DataFrame(rows, columns=["kind", "source", "hub", "licence", "redistributable", "rights", "known"])
