@@ -481,3 +481,29 @@ def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path, monkeypatch):
         records.write("document", [{**ROW, "id": "2"}], file)
     monkeypatch.undo()
     assert records.read("document", file)["id"].tolist() == ["1"]
+
+
+# --- mixtures and accounts -------------------------------------------------------------------------------------------
+
+def test_a_mixture_takes_its_share_whatever_the_order_and_marks_copies(tmp_path):
+    texts = documents(*[f"text {n}" for n in range(200)], source=["a", "b"] * 100)
+    times = accounts.mixture(texts, {"a": 0.25, "b": 2}, seed=1)
+    assert times == accounts.mixture(texts.iloc[::-1], {"b": 2, "a": 0.25}, seed=1) != accounts.mixture(texts, {"a": 0.25, "b": 2}, seed=2)
+    records.write("document", texts, tmp_path / "all.parquet")
+    assert streams.select(tmp_path / "all.parquet", tmp_path / "mixed.parquet", times) == 25 + 200
+    mixed = records.read("document", tmp_path / "mixed.parquet")
+    assert mixed["source"].value_counts().to_dict() == {"b": 200, "a": 25} and mixed["id"].is_unique and mixed["text"].value_counts().max() == 2
+    assert accounts.mixture(texts, {"a": 0}, seed=1) == {name: int(source == "b") for name, source in zip(texts["id"], texts["source"])}
+    with pytest.raises(StageError, match="corpus.mixture names c, of which there are no documents; there are a, b"):
+        accounts.mixture(texts, {"c": 1}, seed=1)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_trainable_tokens_are_those_of_the_completion_and_its_end_mark(folder, tmp_path, processes):
+    rows = pd.DataFrame([{"id": str(n), "source": "s", "licence": "l", "prompt": f"{LONG}\nAnswer:", "completion": f" {n} Yes.", "fact_ids": []} for n in range(5)])
+    records.write("instruction", rows, tmp_path / "i.parquet")
+    account = accounts.account_file(tmp_path / "i.parquet", folder, "instructions", processes).iloc[0]
+    loaded = tokenizer.load(folder)
+    assert account["tokens"] == sum(len(loaded.encode(p + c).ids) + 1 for p, c in zip(rows["prompt"], rows["completion"]))
+    assert account["trainable"] == sum(len(loaded.encode(c).ids) + 1 for c in rows["completion"])
+    assert account.to_dict() == accounts.account(rows, folder, "instructions").iloc[0].to_dict()

@@ -13,7 +13,7 @@ from miniatures.make import ROWS, SECRET, base_model, mirror
 
 from hippo_utils import manifest, params, paths, records
 from hippo_utils.corpus import __main__ as command
-from hippo_utils.corpus import hub, licences, sources
+from hippo_utils.corpus import contamination, hub, licences, sources
 from hippo_utils.manifest import StageError
 
 LLAMA = params.load("hippo_llama")
@@ -262,6 +262,17 @@ def test_the_paper_run_goes_through_01_on_the_miniature(stage):
     folder, figures, printed = stage
     made = json.loads((folder / "manifest.json").read_text())
     assert {"documents.parquet", "held_out.parquet", "instructions.parquet", "candidates.parquet", "items.parquet", "quarantine.parquet"} <= made["outputs"].keys()
+    flow = pd.read_csv(figures / "table_accounts.csv").set_index("source")
+    taken = ["too short", "wrong language", "nothing left", "exact copies", "near copies", "leaked", "held out"]
+    assert (flow["read"] == flow["kept"] + flow[taken].sum(axis=1)).all(), "a row is kept, or a step says why not"
+    assert flow.loc["guidelines", ["unusable", "too short", "wrong language", "exact copies", "near copies", "held out"]].tolist() == [1] * 6
+    assert flow.loc["guidelines", "difference"] == ROWS["guidelines"] - 1 - 37_970 and flow.loc["medqa_train", "trainable"] < flow.loc["medqa_train", "tokens"]
+    paper = pd.read_csv(figures / "table_beside_the_paper.csv").set_index("quantity")
+    assert paper.loc["Evaluation Instructions, rows", "here"] == flow.loc[["medmcqa_train", "medqa_train", "pubmedqa_train"], "read"].sum()
+    found = pd.read_parquet(folder / "contamination.parquet")
+    assert found.columns.tolist() == contamination.COLUMNS
+    assert {"datasheet_documents.md", "datasheet_instructions.md", "datasheet_items.md"} <= made["figures"].keys()
+    assert manifest.file_hash(folder / "documents.parquet") in (figures / "datasheet_documents.md").read_text()
     account = pd.read_csv(figures / "table_corpus.csv")
     assert set(LLAMA.corpus.documents) <= set(account["source"]) and (account["tokens"] > 0).all()
     assert len(records.read("document", folder / "held_out.parquet")) > 0, "perplexity needs held-out documents of every source"
@@ -275,6 +286,22 @@ def test_text_that_may_not_be_redistributed_is_shown_nowhere(stage):
     for file in [folder / "01_corpus.ipynb", *figures.iterdir()]:
         assert SECRET.lower() not in file.read_text(errors="replace").lower(), f"{file.name} shows text that may not be redistributed"
     assert "may not be redistributed" in printed
+
+
+def test_the_check_before_publishing_finds_a_quotation_and_passes_what_01_shows(stage, monkeypatch, capsys):
+    folder, figures, _ = stage
+    monkeypatch.setenv("HIPPO_HOME", str(folder.parent.parent.parent))
+    assert command.main(["publishable", "hippo_llama"]) == 0
+    secret = records.read("instruction", folder / "instructions.parquet").set_index("source").loc["healthcaremagic", "completion"].iloc[0]
+    for file, said in ((figures / "table_quoted.md", f"| x | {secret.upper()} |"), (folder / "quoted.ipynb", json.dumps({"cells": [{"outputs": [{"text": ["See:\n", secret]}]}]}))):
+        file.write_text(said)
+        assert command.main(["publishable", "hippo_llama"]) == 1
+        assert f"{file.name} shows text of healthcaremagic, which may not be redistributed" in capsys.readouterr().out
+        file.unlink()
+    free = records.read("instruction", folder / "instructions.parquet").set_index("source").loc["wikidoc", "completion"].iloc[0]
+    (figures / "table_free.md").write_text(free)
+    assert command.main(["publishable", "hippo_llama"]) == 0
+    (figures / "table_free.md").unlink()
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral"])
