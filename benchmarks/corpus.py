@@ -98,7 +98,7 @@ def one(megabytes: int, processes: int, base: str, folder: Path) -> dict:
     streams.select(folder / "documents.parquet", folder / "kept.parquet", accounts.mixture(kept, {}, 0))
     lap("splitting")
     account = accounts.account_file(folder / "kept.parquet", base, "document", processes)
-    lap("tokens")
+    lap("counting")
     mine, workers = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {"MB": round(made / 1e6), "documents": len(ids) + len(dropped), "copies": len(dropped), "leaks removed": leaked["text_id"].nunique(),
             "tokens": int(account["tokens"].sum()), **seconds, "seconds": round(sum(seconds.values()), 1), "CPU seconds": round(_cpu_seconds() - computed, 1), "MB/s": round(made / 1e6 / sum(seconds.values()), 2),

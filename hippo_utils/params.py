@@ -78,6 +78,14 @@ class Corpus(Section):
     vocabulary: Annotated[int, Field(ge=300)] | None = Field(None, description="entries of a tokenizer trained here; null when the base brings one")
 
 
+    @model_validator(mode="after")
+    def _sources_exist(self):
+        for part, names, known in (("mixture", self.mixture, self.documents), ("decontaminate", self.decontaminate, {**self.documents, **self.instructions, **self.candidates})):
+            if unknown := sorted(set(names) - set(known)):
+                raise ValueError(f"{part} names {unknown}, which this run does not read; it reads {', '.join(sorted(known))}")
+        return self
+
+
 class Lora(Section):
     rank: Count
     alpha: Count

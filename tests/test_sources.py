@@ -271,6 +271,10 @@ def test_the_paper_run_goes_through_01_on_the_miniature(stage):
     assert paper.loc["Evaluation Instructions, rows", "here"] == flow.loc[["medmcqa_train", "medqa_train", "pubmedqa_train"], "read"].sum()
     found = pd.read_parquet(folder / "contamination.parquet")
     assert found.columns.tolist() == contamination.COLUMNS
+    decided = found.set_index(["source", "item"])
+    assert decided.loc[("genmedgpt", "medmcqa-000004"), ["decision", "rule", "text_id"]].tolist() == ["removed", "whole question", "genmedgpt-000005"]
+    assert decided.loc[("icliniq", "medmcqa-000006"), "decision"] == "flagged", "the source is not one of those that the paper cleaned: the text stays, the item is marked"
+    assert "genmedgpt-000005" not in set(records.read("instruction", folder / "instructions.parquet")["id"]) and flow.loc["genmedgpt", "leaked"] == 1
     assert {"datasheet_documents.md", "datasheet_instructions.md", "datasheet_items.md"} <= made["figures"].keys()
     assert manifest.file_hash(folder / "documents.parquet") in (figures / "datasheet_documents.md").read_text()
     account = pd.read_csv(figures / "table_corpus.csv")

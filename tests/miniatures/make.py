@@ -115,7 +115,7 @@ def mirror(folder: Path, seed: int = 0) -> Path:
     _json(folder / "medalpaca/medical_meadow_medical_flashcards/medical_meadow_wikidoc_medical_flashcards.json", meadow)
     _json(folder / "medalpaca/medical_meadow_wikidoc/medical_meadow_wikidoc.json", _alpaca(write, n["general"], False))
     _json(folder / "medalpaca/medical_meadow_wikidoc_patient_information/medical_meadow_wikidoc_patient_info.json", _alpaca(write, n["general"], False))
-    _json(folder / "wangrongsheng/GenMedGPT-5k-en/GenMedGPT-5k.json", _alpaca(write, n["general"], True, "Answer as a doctor would"))
+    dialogues = _alpaca(write, n["general"], True, "Answer as a doctor would")
     platypus = [row | {"data_source": "invented"} for row in _alpaca(write, n["general"], True)]
     platypus[2]["input"] = ""
     _parquet(folder / "garage-bAInd/Open-Platypus/data/train-00000-of-00001-4fe2.parquet", platypus)
@@ -147,6 +147,9 @@ def mirror(folder: Path, seed: int = 0) -> Path:
         _parquet(folder / f"augtoma/usmle_self_eval_step{step}/data/test-00000-of-00001-ab12.parquet", rows)
 
     talks = [{"input": write.question(), "answer_icliniq": write.text(1), "answer_chatgpt": write.text(2), "answer_chatdoctor": write.text(1)} for _ in range(n["icliniq"])]
+    dialogues[5]["input"] = validation[4]["question"].upper()                      # a test question leaks into the general instructions,
+    talks[9]["input"] = f"Somebody asked me: {validation[6]['question']}"         # and one into the consultations
+    _json(folder / "wangrongsheng/GenMedGPT-5k-en/GenMedGPT-5k.json", dialogues)
     talks[4]["answer_chatgpt"] = "  "                                              # quarantined
     _parquet(folder / "lavita/ChatDoctor-iCliniq/data/test-00000-of-00001-fda3.parquet", talks)
     return folder
