@@ -45,14 +45,14 @@ class Prose:
 
 def generate(path: Path, megabytes: int, asked: list[str]) -> int:
     """Write document records of about `megabytes`; returns the bytes of text. One in 50 is a copy, one in 500 holds a test item."""
-    from hippo_utils.corpus import streams
+    from hippo_utils.corpus import hub, streams
     from hippo_utils.records import SCHEMAS
 
     prose, made, number, before = Prose(megabytes), 0, 0, "x"
     with streams.Writer(path, SCHEMAS["document"]) as out:
         while made < megabytes * 10**6:
             rows = []
-            for _ in range(2000):
+            for _ in range(hub.BATCH):
                 source, words = list(SOURCES.items())[number % 3]
                 text = prose.text(int(words * prose.rng.uniform(0.5, 1.5)))
                 if number % 50 == 7:

@@ -27,7 +27,7 @@ from hippo_utils.records import item_prompt
 
 CATALOGUE = Path(__file__).parent / "sources.yaml"
 LOCK = "lock.json"
-BATCH = 2000          # rows in memory at a time
+BATCH = 1000          # rows in memory at a time, of each process
 EXAMPLES = 200        # train rows that become development items, for few-shot prompts (ours)
 TEST_SHARE = 0.1      # of the consultations, kept from DPO to measure preference accuracy on (ours)
 EXCERPT = 300         # characters of a row that the quarantine keeps
