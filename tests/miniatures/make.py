@@ -36,6 +36,11 @@ SENTENCES = (
 ROWS = {"guidelines": 60, "pmc_patients": 60, "pubmedqa": 80, "general": 24, "umls": 20, "exam": 60, "icliniq": 60, "test": 30}
 
 
+def marked(text: str, secret: bool) -> str:
+    """A text with SECRET behind every sixth word, so that no longer run of its words is also one of a text that is free."""
+    return " ".join(f"{word} {SECRET}" if secret and number % 6 == 5 else word for number, word in enumerate(text.split()))
+
+
 class Writer:
     """Invented sentences in endless variety, the same for the same seed."""
 
@@ -47,11 +52,11 @@ class Writer:
         return (pattern or pick(SENTENCES)).format(i=pick(ILLS), p=pick(PARTS), s=pick(SIGNS), d=pick(DRUGS), t=pick(TESTS), n=self.rng.randint(12, 980))
 
     def text(self, sentences: int, secret: bool = True) -> str:
-        return " ".join([self.sentence() for _ in range(sentences)] + [f"The registry lists case {self.rng.randrange(10**6)}{' under ' + SECRET if secret else ''}."])
+        return marked(" ".join([self.sentence() for _ in range(sentences)] + [f"The registry lists case {self.rng.randrange(10**6)}."]), secret)
 
     def question(self, secret: bool = True) -> str:
         asked = self.sentence("A patient of {n} months with {i} reports {s} and takes {d}: which step comes first for the {p}")
-        return f"{asked} in case {self.rng.randrange(10**6)}{' under ' + SECRET if secret else ''}?"
+        return marked(f"{asked} in case {self.rng.randrange(10**6)}?", secret)
 
     def options(self, count: int) -> list[str]:
         return [f"{word} before {test}" for word, test in zip(self.rng.sample(DRUGS, count), self.rng.choices(TESTS, k=count))]
@@ -103,7 +108,7 @@ def mirror(folder: Path, seed: int = 0) -> Path:
 
     def pubmed(i: int, labels: tuple[str, ...]) -> dict:
         contexts = [write.text(2) for _ in range(3)]
-        return {"pubid": 20_000 + i, "question": write.sentence("Does {d} protect the {p} in {i}") + f" (series {i}, {SECRET})?", "context":
+        return {"pubid": 20_000 + i, "question": marked(write.sentence("Does {d} protect the {p} in {i}") + f" (series {i})?", True), "context":
                 {"contexts": contexts, "labels": ["BACKGROUND", "METHODS", "RESULTS"], "meshes": ["Adult"]}, "long_answer": write.text(1), "final_decision": labels[i % len(labels)]}
     artificial, labelled = [pubmed(i, ("yes", "no")) for i in range(n["pubmedqa"])], [pubmed(1000 + i, ("yes", "no", "maybe")) for i in range(n["test"])]
     artificial[5]["context"]["contexts"] = []                                      # quarantined
