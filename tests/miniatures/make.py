@@ -55,8 +55,9 @@ class Writer:
         return marked(" ".join([self.sentence() for _ in range(sentences)] + [f"The registry lists case {self.rng.randrange(10**6)}."]), secret)
 
     def question(self, secret: bool = True) -> str:
-        asked = self.sentence("A patient of {n} months with {i} reports {s} and takes {d}: which step comes first for the {p}")
-        return marked(f"{asked} in case {self.rng.randrange(10**6)}?", secret)
+        days, dose, case = (self.rng.randrange(10**5) for _ in range(3))  # numbers keep questions of one pattern apart
+        asked = self.sentence(f"A patient of {{n}} months with {{i}} reports {{s}} for {days} days and takes {{d}}, {dose} mg: which step comes first for the {{p}}")
+        return marked(f"{asked} in case {case}?", secret)
 
     def options(self, count: int) -> list[str]:
         return [f"{word} before {test}" for word, test in zip(self.rng.sample(DRUGS, count), self.rng.choices(TESTS, k=count))]
