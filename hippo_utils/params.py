@@ -61,17 +61,29 @@ class Corpus(Section):
     general: Count | None = Field(None, description="rows of general text, when the run trains its own base")
     instructions: dict[str, Count | None]
     candidates: dict[str, Count | None]
+    mixture: dict[str, Annotated[Number, Field(ge=0)]] = Field(default={}, description="how often continued pre-training takes each document of a source: 0.5 a random half, 0 none (default 1)")
     benchmarks: list[BenchmarkName]
     dirt: Share = Field(0.0, description="share of mini documents that get dirt for the cleaning step to find")
     licences: list[str] = Field(default=["CC0-1.0", "CC-BY-4.0", "MIT", "Apache-2.0"], description="labels of the licences that this run may train on")
     quarantine_share: Share = Field(0.02, description="rows of a data set that may be unusable before the run stops")
     pubmedqa_test: str | None = Field(None, description="file whose keys are PubMedQA's official test ids; null = all items are test items, as in the paper")
-    minimum_words: Count
+    language: Literal["en", "zh"] = Field("en", description="documents in another language are dropped")
+    minimum_words: Count = Field(description="of a document; Chinese characters count as words")
     near_duplicate: Share = Field(description="Jaccard similarity of character 5-grams from which two texts count as one")
     contamination_ngram: Count = Field(description="words in a row that a training text may not share with a benchmark question")
+    contamination_threshold: Share = Field(0.8, description="share of a question's words in such runs from which it is flagged")
+    decontaminate: list[str] = Field(default=[], description="sources whose texts are left out when they flag a test item; elsewhere the item stays flagged")
     held_out_share: Annotated[Number, Field(gt=0, lt=0.5)] = Field(description="documents kept aside for perplexity")
     tokenizer: str | None = Field(None, description="hub id or folder of the tokenizer that counts; null = that of pretraining.base")
     vocabulary: Annotated[int, Field(ge=300)] | None = Field(None, description="entries of a tokenizer trained here; null when the base brings one")
+
+
+    @model_validator(mode="after")
+    def _sources_exist(self):
+        for part, names, known in (("mixture", self.mixture, self.documents), ("decontaminate", self.decontaminate, {**self.documents, **self.instructions, **self.candidates})):
+            if unknown := sorted(set(names) - set(known)):
+                raise ValueError(f"{part} names {unknown}, which this run does not read; it reads {', '.join(sorted(known))}")
+        return self
 
 
 class Lora(Section):
@@ -159,7 +171,7 @@ class Pretraining(Section):
 
 class Instruction(Section):
     """03: the mixture of instruction sources (weight 1 = each row once an epoch) and supervised fine-tuning."""
-    mixture: dict[str, Positive]
+    mixture: dict[str, Annotated[Number, Field(ge=0)]]
     sft: Training
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ import pytest
 from small import TINY, items, world
 
 from hippo_utils import records
-from hippo_utils.corpus import accounts, cleaning, contamination, deduplication, sources, tokenizer
+from hippo_utils.corpus import accounts, cleaning, contamination, deduplication, sources, streams, tokenizer
 from hippo_utils.manifest import StageError
 
 LONG = "Metformin lowers hepatic glucose output and is the usual first drug in type 2 diabetes."
@@ -26,6 +26,8 @@ def documents(*texts: str, source: str | list[str] = "here") -> pd.DataFrame:
     ("control characters", "A hid\u200bden\x07 sign, soft\u00adly.", "A hidden sign, softly."),
     ("URLs", "Read https://www.example.org/a?b=1 and www.example.org today.", "Read and today."),
     ("boilerplate sentences", "Downloaded from a site. Aspirin thins blood. All rights reserved!", "Aspirin thins blood."),
+    ("superfluous words", "Hello, welcome to Chat Doctor. Take it with food. Thanks for your query on HealthCareMagic!", "Take it with food."),
+    ("repeated lines", "Aspirin thins blood\nAspirin thins blood\n\n\nIt does.", "Aspirin thins blood\n\n\nIt does."),
     ("repeated sentences", "Aspirin thins blood. Aspirin thins blood. It does.", "Aspirin thins blood. It does."),
     ("spaces", "  Aspirin  thins\tblood.  It does. \n Yes. ", "Aspirin thins blood. It does.\nYes."),
 ])
@@ -63,6 +65,61 @@ def test_too_short_is_dropped_and_listed():
     assert counts["dropped"].sum() == 2
 
 
+@pytest.mark.parametrize("text, language, dropped", [
+    ("La fièvre est un signe fréquent chez les enfants et il faut consulter un médecin si elle dure plus de trois jours avec une toux.", "en", True),
+    ("El paciente debe consultar a su médico si la fiebre dura más de tres días y no mejora con el tratamiento que se le ha dado.", "en", True),
+    ("Der Patient sollte seinen Arzt aufsuchen, wenn das Fieber länger als drei Tage dauert und sich mit der Behandlung nicht bessert, die er hat.", "en", True),
+    ("麻醉前应禁食八小时，禁饮两小时，以减少误吸的风险，并评估气道。", "en", False), ("麻醉前应禁食八小时，禁饮两小时，以减少误吸的风险，并评估气道。", "zh", False),
+    (LONG * 3, "zh", True), (LONG * 3, "en", False), ("Dose: 5 mg, 10 mg, 20 mg; tablets, capsules.", "en", False)])
+def test_documents_in_another_language_are_dropped_and_listed(text, language, dropped):
+    """Short texts and texts without spaces are not judged as English: there are too few words to tell."""
+    cleaned, counts, _ = cleaning.clean(documents(text), 1, "document", language)
+    assert counts.set_index("rule").loc[cleaning.WRONG_LANGUAGE, "dropped"] == dropped == (len(cleaned) == 0)
+
+
+def test_chinese_length_counts_characters():
+    assert cleaning.length("麻醉前禁食 8 小时 of ASA3") == 5 + 1 + 2 + 2
+
+
+def test_instructions_keep_the_space_between_prompt_and_completion():
+    rows = pd.DataFrame([{"id": "1", "source": "s", "licence": "l", "prompt": "Is\u00a0it so?\nAnswer:", "completion": " Yes,  see www.example.org today.", "fact_ids": []},
+                         {"id": "2", "source": "s", "licence": "l", "prompt": "And this?\nAnswer:", "completion": " www.example.org", "fact_ids": []}])
+    cleaned, counts, changes = cleaning.clean(rows, 50, "instruction")
+    assert cleaned[["prompt", "completion"]].values.tolist() == [["Is it so?\nAnswer:", " Yes, see today."]], "the minimum of words is for documents"
+    assert counts.set_index("rule").loc[cleaning.NOTHING_LEFT, "dropped"] == 1 and set(changes["id"]) == {"1", "2"}
+
+
+def test_what_the_mini_world_writes_needs_no_cleaning_but_its_planted_dirt():
+    instructions, candidates = sources.build_instructions(TINY.corpus, world(), 0), sources.build_candidates(TINY.corpus, world(), 0)
+    for kind, rows in (("instruction", instructions), ("candidates", candidates)):
+        assert cleaning.clean(rows, 12, kind)[2].empty
+    _, counts, _ = cleaning.clean(sources.build_documents(TINY.corpus, world(), 0), 12)
+    assert counts.groupby("rule")["dropped"].sum()[cleaning.WRONG_LANGUAGE] == 0
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_file_is_cleaned_like_its_rows_whatever_the_number_of_processes(tmp_path, processes):
+    raw = sources.build_documents(TINY.corpus.model_copy(update={"dirt": 0.5}), world(), 0)
+    with streams.Writer(tmp_path / "raw.parquet", records.SCHEMAS["document"]) as out:
+        for start in range(0, len(raw), 70):
+            out.write(raw[start:start + 70])
+    counts, examples = cleaning.clean_file(tmp_path / "raw.parquet", tmp_path / "clean.parquet", tmp_path / "log.parquet", kind="document", minimum_words=12,
+                                           language="en", processes=processes)
+    cleaned, expected, changes = cleaning.clean(raw, 12)
+    assert records.read("document", tmp_path / "clean.parquet").equals(cleaned)
+    assert pd.read_parquet(tmp_path / "log.parquet").equals(changes) and examples["rule"].is_unique
+    joined = counts.merge(expected, on=["source", "rule"], suffixes=("", "_expected"), validate="one_to_one")
+    assert len(joined) == len(expected) and (joined["changed"] == joined["changed_expected"]).all() and (joined["dropped"] == joined["dropped_expected"]).all()
+
+
+def test_a_file_that_breaks_off_has_no_name(tmp_path):
+    with pytest.raises(RuntimeError):
+        with streams.Writer(tmp_path / "x.parquet", records.SCHEMAS["document"]) as out:
+            out.write(documents(LONG))
+            raise RuntimeError("the disk is full")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_log_explains_every_difference():
     raw = sources.build_documents(TINY.corpus.model_copy(update={"dirt": 0.5}), world(), 0)
     cleaned, counts, changes = cleaning.clean(raw, 12)
@@ -71,7 +128,7 @@ def test_the_log_explains_every_difference():
     kept = raw[raw["id"].isin(cleaned["id"])]
     differs = set(kept["id"][kept["text"].to_numpy() != cleaned["text"].to_numpy()])
     assert differs and differs == set(changes["id"]) - set(raw["id"][~raw["id"].isin(cleaned["id"])])
-    assert set(counts["source"]) == set(raw["source"]) and set(counts["rule"]) == {*cleaning.RULES, cleaning.TOO_SHORT}
+    assert set(counts["source"]) == set(raw["source"]) and set(counts["rule"]) == {*cleaning.RULES, *cleaning.DROPS}
     again, _, more = cleaning.clean(cleaned, 12)
     assert more.empty and again.equals(cleaned), "cleaning clean text must change nothing"
 
@@ -123,6 +180,30 @@ def test_exact_copies_are_found_across_sources_and_the_first_is_kept():
 def test_chinese_and_very_short_texts_are_told_apart():
     texts = documents("术前应禁食八小时，禁饮两小时，以减少误吸的风险。", "丙泊酚用于全身麻醉的诱导和维持，应缓慢静脉注射。", "abc", "abd", "")
     assert len(deduplication.deduplicate(texts, 0.9, seed=0)[0]) == 5
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_file_is_deduplicated_like_its_rows_whatever_the_number_of_processes(tmp_path, processes):
+    raw = sources.build_documents(TINY.corpus.model_copy(update={"dirt": 0.6}), world(), 0)
+    with streams.Writer(tmp_path / "raw.parquet", records.SCHEMAS["document"]) as out:
+        for start in range(0, len(raw), 50):
+            out.write(raw[start:start + 50])
+    dropped = deduplication.deduplicate_file(tmp_path / "raw.parquet", tmp_path / "kept.parquet", threshold=0.9, seed=5, processes=processes)
+    kept, expected = deduplication.deduplicate(raw, 0.9, seed=5)
+    assert records.read("document", tmp_path / "kept.parquet").equals(kept) and dropped.equals(expected) and len(dropped) > 10
+
+
+def test_clusters_hold_every_dropped_text_once():
+    _, dropped = deduplication.deduplicate(documents(LONG, LONG, "Another text about the heart and its valves.", LONG.upper(), source=["a", "b", "b", "c"]), 0.9, seed=0)
+    assert deduplication.clusters(dropped).values.tolist() == [["d0", 3, 2, 0, "a, b, c"]]
+    assert deduplication.clusters(dropped.head(0)).empty
+
+
+def test_recall_and_precision_on_planted_copies_are_measured():
+    table = deduplication.planted(sources.build_documents(TINY.corpus, world(), 0), 0.9, seed=1, most=200)
+    found = table.set_index("range")
+    assert table["planted"].sum() == 200 and (table["precision"] == 1).all()
+    assert (found.loc[["[0.9, 0.95)", "copy"], "recall"] > 0.98).all() and found.loc["[0.8, 0.9)", "found"] == 0
 
 
 def test_every_document_is_kept_or_listed():
@@ -186,14 +267,86 @@ def test_the_best_matching_text_is_named_and_clean_items_are_absent():
     assert found[["item", "text_id", "score"]].values.tolist() == [["q0", "d2", 1.0]]
 
 
+def brute_force(texts: pd.DataFrame, items: pd.DataFrame, n: int) -> dict[tuple[str, str], float]:
+    """Scores by the definition, pair by pair."""
+    scores = {}
+    for item, context, question in items[["id", "context", "question"]].itertuples(index=False):
+        asked = contamination.words(f"{context} {question}")
+        size = min(n, len(asked))
+        for identity, text in texts[["id", "text"]].itertuples(index=False):
+            held = set(contamination.ngrams(contamination.words(text), size))
+            covered = {place for start, gram in enumerate(contamination.ngrams(asked, size)) if gram in held for place in range(start, start + size)}
+            if covered:
+                scores[identity, item] = len(covered) / len(asked)
+    return scores
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8])
+def test_scores_are_those_of_the_definition(n):
+    rng = np.random.default_rng(n)
+    def sentence(longest):
+        return " ".join(rng.choice(list("abcd"), rng.integers(0, longest)))
+    texts = documents(*[sentence(40) for _ in range(30)])
+    asked = exam(*[sentence(14) for _ in range(25)])
+    asked["context"] = [sentence(9) if number % 3 else "" for number in range(25)]
+    found = contamination.scores(texts, contamination.index(asked, n))
+    scores = {(texts["id"][text], asked["id"][item]): score for text, item, score in found.itertuples(index=False)}
+    assert scores == brute_force(texts, asked, n) and len(scores) > 20
+
+
+def test_a_window_never_reaches_from_one_text_into_the_next():
+    half = QUESTION.split()
+    found = contamination.scores(documents(" ".join(half[:6]), " ".join(half[6:])), contamination.index(exam(QUESTION), 8))
+    assert found.empty
+
+
+def test_a_short_question_counts_as_leaked_only_with_its_options():
+    asked = exam("Treatment of choice is?").assign(options=[["Aspirin 100 mg", "Heparin", "Rest"]])
+    texts = documents("The treatment of choice is heparin.", "Treatment of choice is? (A) Rest (B) aspirin, 100 mg (C) HEPARIN", source=["guidelines", "cards"])
+    audit, _ = contamination.compare(texts, contamination.index(asked, 8), 0.8)
+    assert audit.set_index("source")[["score", "rule", "decision"]].values.tolist() == [[1.0, contamination.WITH_OPTIONS, "flagged"], [1.0, contamination.SHORT, "clean"]]
+    assert contamination.sweep(contamination.overlaps(texts, asked, 8), asked)["flagged"].tolist() == [1]
+
+
+def test_chinese_is_compared_by_characters():
+    question = "术前禁食的最短时间是多少小时？"
+    assert score(f"根据指南，{question}八小时。", question) == 1.0 and score("术前应禁食八小时，禁饮两小时。", question) == 0.0
+
+
+def test_every_kind_of_planted_leak_is_found():
+    test = items()[items()["split"] == "test"]
+    raw = sources.build_documents(TINY.corpus, world(), 0)
+    table = contamination.planted(test, raw, 8, 0.8, seed=1, most=120)
+    assert table["leak"].tolist() == ["verbatim", "re-punctuated", "options shuffled", "inside a long document"]
+    assert (table["recall"] == 1).all() and (table["planted"] == 120).all()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_audit_of_files_names_texts_decides_and_removes(tmp_path, processes):
+    asked = exam(QUESTION, "What is an entirely different thing that nobody has ever asked about?")
+    with streams.Writer(tmp_path / "d.parquet", records.SCHEMAS["document"]) as out:
+        out.write(documents(LONG, QUESTION[:45], source="guidelines"))
+        out.write(documents(QUESTION, f"Card: {QUESTION}", LONG, source="cards").assign(id=["c0", "c1", "c2"]))
+        out.write(documents(QUESTION, source="exams").assign(id=["e0"]))
+    audit, pairs = contamination.audit_files([tmp_path / "d.parquet"], asked, 5, threshold=0.8, processes=processes, decontaminate=["cards"])
+    assert audit.columns.tolist() == contamination.COLUMNS
+    assert audit[["source", "text_id", "decision"]].values.tolist() == [["cards", "c0", "removed"], ["exams", "e0", "flagged"], ["guidelines", "d1", "clean"]]
+    assert pairs.values.tolist() == [["cards", "c0", "q0"], ["cards", "c1", "q0"]], "every text that leaks is named, not only the best"
+    assert contamination.worst(audit)["source"].tolist() == ["cards"]
+    table = contamination.by_source(audit).set_index("source")
+    assert table.loc["cards", "removed"] == 1 and table.loc["exams", "flagged"] == 1 and table.loc["guidelines", "flagged"] == 0
+    without = contamination.audit_files([tmp_path / "d.parquet"], asked, 5, threshold=0.8, processes=1)[0]
+    assert contamination.sweep(without, asked)["flagged"].tolist() == [1] and (without["score"] == audit["score"]).all()
+
+
 def test_the_sweep_counts_every_item_and_never_rises_with_the_threshold():
     test = items()[items()["split"] == "test"]
     leaked = test.groupby("benchmark").head(3)
     half = leaked["question"].str.split().map(lambda words: " ".join(words[:len(words) * 3 // 4]))
     texts = documents(*leaked["question"].head(9), *half.tail(9), *(leaked["context"] + " " + leaked["question"]).tail(9))
-    audit = contamination.audit(contamination.overlaps(texts, test, 6), test)
+    audit = contamination.sweep(contamination.overlaps(texts, test, 6), test)
     assert audit["items"].sum() == len(test)
-    flagged = audit.filter(like="flagged").to_numpy()
+    flagged = audit.filter(like="flagged at").to_numpy()
     assert (np.diff(flagged, axis=1) <= 0).all() and flagged[:, -1].sum() >= 9 and flagged[:, 0].sum() > flagged[:, -1].sum()
 
 
@@ -328,3 +481,29 @@ def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path, monkeypatch):
         records.write("document", [{**ROW, "id": "2"}], file)
     monkeypatch.undo()
     assert records.read("document", file)["id"].tolist() == ["1"]
+
+
+# --- mixtures and accounts -------------------------------------------------------------------------------------------
+
+def test_a_mixture_takes_its_share_whatever_the_order_and_marks_copies(tmp_path):
+    texts = documents(*[f"text {n}" for n in range(200)], source=["a", "b"] * 100)
+    times = accounts.mixture(texts, {"a": 0.25, "b": 2}, seed=1)
+    assert times == accounts.mixture(texts.iloc[::-1], {"b": 2, "a": 0.25}, seed=1) != accounts.mixture(texts, {"a": 0.25, "b": 2}, seed=2)
+    records.write("document", texts, tmp_path / "all.parquet")
+    assert streams.select(tmp_path / "all.parquet", tmp_path / "mixed.parquet", times) == 25 + 200
+    mixed = records.read("document", tmp_path / "mixed.parquet")
+    assert mixed["source"].value_counts().to_dict() == {"b": 200, "a": 25} and mixed["id"].is_unique and mixed["text"].value_counts().max() == 2
+    assert accounts.mixture(texts, {"a": 0}, seed=1) == {name: int(source == "b") for name, source in zip(texts["id"], texts["source"])}
+    with pytest.raises(StageError, match="corpus.mixture names c, of which there are no documents; there are a, b"):
+        accounts.mixture(texts, {"c": 1}, seed=1)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_trainable_tokens_are_those_of_the_completion_and_its_end_mark(folder, tmp_path, processes):
+    rows = pd.DataFrame([{"id": str(n), "source": "s", "licence": "l", "prompt": f"{LONG}\nAnswer:", "completion": f" {n} Yes.", "fact_ids": []} for n in range(5)])
+    records.write("instruction", rows, tmp_path / "i.parquet")
+    account = accounts.account_file(tmp_path / "i.parquet", folder, "instructions", processes).iloc[0]
+    loaded = tokenizer.load(folder)
+    assert account["tokens"] == sum(len(loaded.encode(p + c).ids) + 1 for p, c in zip(rows["prompt"], rows["completion"]))
+    assert account["trainable"] == sum(len(loaded.encode(c).ids) + 1 for c in rows["completion"])
+    assert account.to_dict() == accounts.account(rows, folder, "instructions").iloc[0].to_dict()

@@ -86,6 +86,8 @@ SMALL = {  # the smallest data of every figure, in the columns that its notebook
     "pretraining": curve("loss", "base", "CP") + bar("perplexity", "mini_guidelines", "base", "CP"),
     "instruction": curve("loss", "SFT", "CP+SFT") + bar("rows", "mini_flashcards", ""),
     "preference": curve("loss", "loss") + bar("accuracy", "fact", "CP+SFT", "CP+SFT+DPO"),
+    "study": [{"group": group, "setting": setting, "stages": stages, "runs": 1, "accuracy": 0.5, "low": 0.4, "high": 0.6}
+              for group in ("seen", "held_out") for setting in ("all", "patients") for stages in ("base", "SFT", "CP+SFT")],
     "timeline": paper.timeline().to_dict("records"),
     "stages": [row | {"group": group, "accuracy": 0.5, "low": 0.4, "high": 0.6, "shortcut": 0.3} for group in ("seen", "held_out", "control") for row in grid()],
     "prompting": [row | {"prompting": prompt, "group": "held_out", "accuracy": 0.5, "low": 0.4, "high": 0.6} for prompt in ("zero-shot", "5-shot") for row in grid()[:1]],

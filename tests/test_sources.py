@@ -13,7 +13,7 @@ from miniatures.make import ROWS, SECRET, base_model, mirror
 
 from hippo_utils import manifest, params, paths, records
 from hippo_utils.corpus import __main__ as command
-from hippo_utils.corpus import hub, licences, sources
+from hippo_utils.corpus import contamination, hub, licences, sources
 from hippo_utils.manifest import StageError
 
 LLAMA = params.load("hippo_llama")
@@ -67,10 +67,10 @@ def test_a_run_outside_its_licences_stops_and_says_which():
 
 # --- records ---------------------------------------------------------------------------------------------------------
 
-def test_every_source_becomes_records_of_its_schema(whole):
+def test_every_source_becomes_records_of_its_schema(whole, tmp_path):
     quarantine = []
-    built = {kind: build(corpus(whole), None, 0, quarantine) for kind, build in (("document", sources.build_documents), ("instruction", sources.build_instructions),
-             ("candidates", sources.build_candidates), ("item", sources.build_items))}
+    built = {kind: records.read(kind, sources.write(kind, corpus(whole), None, 0, tmp_path / kind, quarantine)) for kind in ("document", "instruction", "candidates")}
+    built["item"] = sources.build_items(corpus(whole), None, 0, quarantine)
     for kind, frame in built.items():
         assert len(records.to_table(kind, frame)) == len(frame)
     assert set(built["document"]["source"]) | set(built["instruction"]["source"]) | set(built["candidates"]["source"]) | set(built["item"]["benchmark"]) == set(hub.catalogue())
@@ -85,9 +85,18 @@ def test_only_the_rows_of_a_source_are_taken_from_a_shared_file(whole):
     assert len(read("umls", whole)) == len(read("umls_relations", whole)) == ROWS["umls"]
 
 
-def test_the_number_of_rows_can_be_limited(whole):
-    small = corpus(whole, documents={"guidelines": 7, "pmc_patients": 3})
-    assert sources.build_documents(small, None, 0)["source"].value_counts().to_dict() == {"guidelines": 7, "pmc_patients": 3}
+def test_the_number_of_rows_can_be_limited_and_the_order_of_the_parameters_does_not_matter(whole, tmp_path):
+    for name, asked in (("one", {"guidelines": 7, "pmc_patients": 3}), ("other", {"pmc_patients": 3, "guidelines": 7})):
+        sources.write("document", corpus(whole, documents=asked), None, 0, tmp_path / name, [])
+    assert records.read("document", tmp_path / "one")["source"].value_counts().to_dict() == {"guidelines": 7, "pmc_patients": 3}
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+
+
+def test_a_source_that_breaks_off_leaves_no_file(own, tmp_path):
+    (own / ABSTRACTS).write_bytes(b"PAR1 not much more")
+    with pytest.raises(StageError, match="pubmedqa_contexts"):
+        sources.write("document", corpus(own), None, 0, tmp_path / "d.parquet", [])
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == []
 
 
 def test_exam_rows_keep_question_options_and_answer(whole):
@@ -253,6 +262,21 @@ def test_the_paper_run_goes_through_01_on_the_miniature(stage):
     folder, figures, printed = stage
     made = json.loads((folder / "manifest.json").read_text())
     assert {"documents.parquet", "held_out.parquet", "instructions.parquet", "candidates.parquet", "items.parquet", "quarantine.parquet"} <= made["outputs"].keys()
+    flow = pd.read_csv(figures / "table_accounts.csv").set_index("source")
+    taken = ["too short", "wrong language", "nothing left", "exact copies", "near copies", "leaked", "held out"]
+    assert (flow["read"] == flow["kept"] + flow[taken].sum(axis=1)).all(), "a row is kept, or a step says why not"
+    assert flow.loc["guidelines", ["unusable", "too short", "wrong language", "exact copies", "near copies", "held out"]].tolist() == [1] * 6
+    assert flow.loc["guidelines", "difference"] == ROWS["guidelines"] - 1 - 37_970 and flow.loc["medqa_train", "trainable"] < flow.loc["medqa_train", "tokens"]
+    paper = pd.read_csv(figures / "table_beside_the_paper.csv").set_index("quantity")
+    assert paper.loc["Evaluation Instructions, rows", "here"] == flow.loc[["medmcqa_train", "medqa_train", "pubmedqa_train"], "read"].sum()
+    found = pd.read_parquet(folder / "contamination.parquet")
+    assert found.columns.tolist() == contamination.COLUMNS
+    decided = found.set_index(["source", "item"])
+    assert decided.loc[("genmedgpt", "medmcqa-000004"), ["decision", "rule", "text_id"]].tolist() == ["removed", "whole question", "genmedgpt-000005"]
+    assert decided.loc[("icliniq", "medmcqa-000006"), "decision"] == "flagged", "the source is not one of those that the paper cleaned: the text stays, the item is marked"
+    assert "genmedgpt-000005" not in set(records.read("instruction", folder / "instructions.parquet")["id"]) and flow.loc["genmedgpt", "leaked"] == 1
+    assert {"datasheet_documents.md", "datasheet_instructions.md", "datasheet_items.md"} <= made["figures"].keys()
+    assert manifest.file_hash(folder / "documents.parquet") in (figures / "datasheet_documents.md").read_text()
     account = pd.read_csv(figures / "table_corpus.csv")
     assert set(LLAMA.corpus.documents) <= set(account["source"]) and (account["tokens"] > 0).all()
     assert len(records.read("document", folder / "held_out.parquet")) > 0, "perplexity needs held-out documents of every source"
@@ -266,6 +290,22 @@ def test_text_that_may_not_be_redistributed_is_shown_nowhere(stage):
     for file in [folder / "01_corpus.ipynb", *figures.iterdir()]:
         assert SECRET.lower() not in file.read_text(errors="replace").lower(), f"{file.name} shows text that may not be redistributed"
     assert "may not be redistributed" in printed
+
+
+def test_the_check_before_publishing_finds_a_quotation_and_passes_what_01_shows(stage, monkeypatch, capsys):
+    folder, figures, _ = stage
+    monkeypatch.setenv("HIPPO_HOME", str(folder.parent.parent.parent))
+    assert command.main(["publishable", "hippo_llama"]) == 0
+    secret = records.read("instruction", folder / "instructions.parquet").set_index("source").loc["healthcaremagic", "completion"].iloc[0]
+    for file, said in ((figures / "table_quoted.md", f"| x | {secret.upper()} |"), (folder / "quoted.ipynb", json.dumps({"cells": [{"outputs": [{"text": ["See:\n", secret]}]}]}))):
+        file.write_text(said)
+        assert command.main(["publishable", "hippo_llama"]) == 1
+        assert f"{file.name} shows text of healthcaremagic, which may not be redistributed" in capsys.readouterr().out
+        file.unlink()
+    free = records.read("instruction", folder / "instructions.parquet").set_index("source").loc["wikidoc", "completion"].iloc[0]
+    (figures / "table_free.md").write_text(free)
+    assert command.main(["publishable", "hippo_llama"]) == 0
+    (figures / "table_free.md").unlink()
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral"])

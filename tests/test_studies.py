@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from hippo_utils import paths
+from hippo_utils import manifest, paths
 from hippo_utils.params import ParamsError, load, load_runs
 from hippo_utils.reporting import studies
 
@@ -55,7 +55,7 @@ def test_the_spread_is_over_the_replicates_of_one_setting(tmp_path, monkeypatch,
         folder = paths.figures(run)
         folder.mkdir(parents=True)
         pd.DataFrame([{"run": run, "stages": "SFT", "benchmark": "knowledge", "group": "held_out", "shots": 0, "protocol": "option_text",
-                       "n": 10, "accuracy": accuracy}]).to_csv(folder / "table_pooled.csv", index=False)
+                       "n": 10, "accuracy": accuracy, "ci_low": accuracy - 0.1, "ci_high": accuracy + 0.1}]).to_csv(folder / "table_pooled.csv", index=False)
         pd.DataFrame([{"claim": "it learns", "n": 10, "value": accuracy, "low": 0, "high": 1, "holds": accuracy > 0.5}]).to_csv(folder / "table_claims.csv", index=False)
         pd.DataFrame([{"stages": "SFT", "protocol": "option_text", "compared_with": "base", "benchmark": "knowledge", "group": "held_out",
                        "difference": accuracy - 0.5}]).to_csv(folder / "table_paired.csv", index=False)
@@ -67,3 +67,27 @@ def test_the_spread_is_over_the_replicates_of_one_setting(tmp_path, monkeypatch,
     steps = pd.read_csv(paths.figures("s") / "table_steps.csv").set_index("setting")
     assert steps.loc["a", "mean"] == 0 and (steps.loc["a", "min"], steps.loc["a", "max"]) == (-0.1, 0.1), "a step that differs between seeds by more than its interval is no finding"
     assert "2 of 3 runs: it learns" in capsys.readouterr().out
+    bars = pd.read_csv(paths.figures("s") / "fig_study.csv").set_index("setting")
+    assert (bars.loc["a", "low"], bars.loc["a", "high"]) == (0.4, 0.6), "of replicates the smallest and the largest"
+    assert (bars.loc["b", "low"], bars.loc["b", "high"]) == (0.8, 1.0), "of a single run its interval"
+    assert (paths.figures("s") / "fig_study.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("study, shared", [("study_corpora", []), ("study_instructions", ["01_corpus", "02_pretraining"]), ("study_instructions_7b", ["01_corpus", "02_pretraining"])])
+def test_the_variants_of_an_ablation_differ_in_the_data_alone_and_share_what_is_equal(study, shared):
+    """A key that differs without need would train the base of every variant anew."""
+    runs = load_runs(study)
+    stages = [stage for stage in manifest.STAGES if len({manifest.plan_key(settings, stage) for settings in runs}) == 1]
+    assert stages == shared
+    for settings in runs:
+        plain = settings.model_copy(update={"run": "", "corpus": settings.corpus.model_copy(update={"mixture": {}}),
+                                            "instruction": settings.instruction.model_copy(update={"mixture": {}})})
+        assert plain == runs[0].model_copy(update={"run": "", "corpus": plain.corpus, "instruction": plain.instruction})
+
+
+def test_each_corpus_and_each_family_of_instructions_is_left_alone_once():
+    alone = {settings.run.rpartition("-")[2]: {name for name in settings.corpus.documents if settings.corpus.mixture.get(name, 1)} for settings in load_runs("study_corpora_7b")}
+    assert alone == {"all": {"guidelines", "pmc_patients", "pubmedqa_contexts"}, "guidelines": {"guidelines"}, "patients": {"pmc_patients"}, "abstracts": {"pubmedqa_contexts"}}
+    mixtures = {settings.run.rpartition("-")[2]: {name for name, weight in settings.instruction.mixture.items() if weight} for settings in load_runs("study_instructions_7b")}
+    assert mixtures["medqa"] == {"medqa_train"} and mixtures["evaluation"] == {"medmcqa_train", "medqa_train", "pubmedqa_train"}
+    assert mixtures["general"] | mixtures["evaluation"] == mixtures["both"] and len(mixtures["both"]) == 12

@@ -1,13 +1,24 @@
-"""Exact and near duplicates, within and across sources, with MinHash from datasketch (Broder 1997; Lee et al., arXiv 2107.06499)."""
+"""Exact and near duplicates, within and across sources, with MinHash from datasketch (Broder 1997; Lee et al., arXiv 2107.06499).
+
+First every text is sketched (in several processes): a hash of the text, and MinHash bands. Then the texts are walked through in
+order, and only those that share a band with another are compared: memory holds the sketches and the shingles of those few.
+"""
 
 import hashlib
+from collections import defaultdict
+from pathlib import Path
+from typing import Iterable
 
 import numpy as np
 import pandas as pd
 
+from hippo_utils.corpus import streams
+from hippo_utils.records import SCHEMAS
+
 SHINGLE = 5        # characters; words would not do for Chinese, where a sentence has no spaces
 PERMUTATIONS = 128
 MISSED = 0.001     # share of the pairs exactly at the threshold that MinHash may overlook
+DROPPED = ["id", "source", "kept_id", "kept_source", "kind", "similarity"]
 
 
 def bands(threshold: float) -> tuple[int, int]:
@@ -23,13 +34,13 @@ def bands(threshold: float) -> tuple[int, int]:
 
 def shingles(text: str) -> np.ndarray:
     """The distinct character 5-grams of a text (small letters, single spaces) as 32-bit hashes."""
-    codes = np.frombuffer(" ".join(text.lower().split()).encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
+    codes = np.frombuffer(" ".join(text.lower().split()).encode("utf-32-le", "replace"), dtype=np.uint32).astype(np.uint64)
     if len(codes) < SHINGLE:
         codes = np.pad(codes, (0, SHINGLE - len(codes)))
     rolled = np.zeros(len(codes) - SHINGLE + 1, dtype=np.uint64)
     for offset in range(SHINGLE):  # a polynomial hash of each window, all windows at once
         rolled = rolled * np.uint64(1_000_003) + codes[offset:offset + len(rolled)]
-    return np.unique((rolled ^ (rolled >> np.uint64(29))) & np.uint64(0xFFFFFFFF))
+    return np.unique(((rolled ^ (rolled >> np.uint64(29))) & np.uint64(0xFFFFFFFF)).astype(np.uint32))
 
 
 def jaccard(one: np.ndarray, other: np.ndarray) -> float:
@@ -38,34 +49,113 @@ def jaccard(one: np.ndarray, other: np.ndarray) -> float:
     return common / (len(one) + len(other) - common)
 
 
-def deduplicate(documents: pd.DataFrame, threshold: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Keep the first document of every cluster of exact or near duplicates.
+def sketch(batch: pd.DataFrame, threshold: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of every text a hash that is equal for exact copies (case and spacing aside), and one key per MinHash band: (n,), (n, bands)."""
+    from datasketch import MinHash
 
-    MinHash finds candidates; a pair counts only if its true Jaccard similarity of character 5-grams is at least `threshold`.
-    Returns the documents that remain and the dropped ones (id, source, kept_id, kept_source, kind, similarity).
-    """
-    from datasketch import MinHash, MinHashLSH
-
-    index = MinHashLSH(params=bands(threshold), num_perm=PERMUTATIONS)
+    number, rows = bands(threshold)
     blank = MinHash(num_perm=PERMUTATIONS, seed=seed % 2**31, hashfunc=int)
-    exact, sets, dropped, kept = {}, {}, [], []
-    for position, (identity, source, text) in enumerate(documents[["id", "source", "text"]].itertuples(index=False)):
-        digest = hashlib.sha256(" ".join(text.lower().split()).encode()).digest()
-        if digest in exact:
-            twin = exact[digest]
-            dropped.append((identity, source, *twin, "exact", 1.0))
-            continue
-        grams = shingles(text)
+    hashes, keys = np.empty(len(batch), "V16"), np.zeros((len(batch), number), np.uint64)
+    for position, text in enumerate(batch["text"]):
+        hashes[position] = np.void(hashlib.sha256(" ".join(text.lower().split()).encode("utf-8", "replace")).digest()[:16])
         signature = blank.copy()
-        signature.update_batch(grams.tolist())
-        near = [(jaccard(grams, sets[other]), -other) for other in index.query(signature)]
-        best = max(near, default=(0.0, 0))
-        if best[0] >= threshold:
-            dropped.append((identity, source, *documents.iloc[-best[1]][["id", "source"]], "near", best[0]))
-            continue
-        exact[digest] = (identity, source)
-        sets[position] = grams
-        index.insert(position, signature, check_duplication=False)
-        kept.append(position)
-    columns = ["id", "source", "kept_id", "kept_source", "kind", "similarity"]
-    return documents.iloc[kept].reset_index(drop=True), pd.DataFrame(dropped, columns=columns)
+        signature.update_batch(shingles(text).tolist())
+        values = signature.hashvalues[:number * rows].reshape(number, rows)
+        for row in range(rows):
+            keys[position] = keys[position] * np.uint64(0x9E3779B97F4A7C15) + values[:, row]
+    return hashes, keys
+
+
+def duplicates(batches: Iterable[pd.DataFrame], sketches: Iterable[tuple[np.ndarray, np.ndarray]], threshold: float) -> Iterable[tuple[pd.DataFrame, pd.DataFrame]]:
+    """(kept, dropped) of every batch, in order: the first text of every cluster of exact or near duplicates is kept.
+
+    A pair counts only if its true Jaccard similarity of character 5-grams is at least `threshold`.
+    """
+    hashes, keys = (np.concatenate(parts) for parts in zip(*sketches))
+    copied = _shared(hashes[:, None])[:, 0]
+    buckets = _shared(keys)
+    first, members, sets, names = {}, defaultdict(list), {}, {}
+    position = -1
+    for batch in batches:
+        kept, dropped = [], []
+        for row, (identity, source, text) in enumerate(batch[["id", "source", "text"]].itertuples(index=False)):
+            position += 1
+            if copied[position] in first:
+                dropped.append((identity, source, *first[copied[position]], "exact", 1.0))
+                continue
+            mine = buckets[position][buckets[position] >= 0].tolist()
+            if mine:
+                grams = shingles(text)
+                rivals = {other for bucket in mine for other in members[bucket]}
+                best, other = max(((jaccard(grams, sets[other]), -other) for other in rivals), default=(0.0, 0))
+                if best >= threshold:
+                    dropped.append((identity, source, *names[-other], "near", best))
+                    continue
+                sets[position], names[position] = grams, (identity, source)
+                for bucket in mine:
+                    members[bucket].append(position)
+            if copied[position] >= 0:
+                first[copied[position]] = (identity, source)
+            kept.append(row)
+        yield batch.iloc[kept].reset_index(drop=True), pd.DataFrame(dropped, columns=DROPPED)
+
+
+def _shared(keys: np.ndarray) -> np.ndarray:
+    """For every key a number that equal keys of one column share, and -1 for a key that is alone in its column."""
+    numbers, used = np.full(keys.shape, -1, np.int64), 0
+    for column in range(keys.shape[1]):
+        _, place, times = np.unique(keys[:, column], return_inverse=True, return_counts=True)
+        numbers[:, column] = np.where(times[place] > 1, place + used, -1)
+        used += len(times)
+    return numbers
+
+
+def deduplicate(documents: pd.DataFrame, threshold: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The documents that remain, and the dropped ones (id, source, kept_id, kept_source, kind, similarity)."""
+    if documents.empty:
+        return documents, pd.DataFrame(columns=DROPPED)
+    return next(iter(duplicates([documents], [sketch(documents, threshold, seed)], threshold)))
+
+
+def deduplicate_file(path: Path, kept: Path, *, threshold: float, seed: int, processes: int) -> pd.DataFrame:
+    """`deduplicate` for a file of document records: writes those that remain to `kept`, returns the dropped ones."""
+    dropped = [pd.DataFrame(columns=DROPPED)]
+    with streams.Writer(kept, SCHEMAS["document"]) as out:
+        sketches = list(streams.over(path, processes, sketch, threshold, seed))
+        for remaining, gone in duplicates(streams.batches(path), sketches, threshold) if sketches else ():
+            out.write(remaining)
+            dropped.append(gone)
+    return pd.concat([part for part in dropped if len(part)] or dropped[:1], ignore_index=True)
+
+
+def clusters(dropped: pd.DataFrame) -> pd.DataFrame:
+    """The clusters, largest first: cluster (the id that was kept), texts, exact, near, the sources they come from."""
+    rows = [{"cluster": cluster, "texts": len(part) + 1, "exact": int((part["kind"] == "exact").sum()), "near": int((part["kind"] == "near").sum()),
+             "sources": ", ".join(sorted({*part["source"], *part["kept_source"]}))} for cluster, part in dropped.groupby("kept_id", sort=True)]
+    return pd.DataFrame(rows, columns=["cluster", "texts", "exact", "near", "sources"]).sort_values(["texts", "cluster"], ascending=[False, True], ignore_index=True)
+
+
+def planted(documents: pd.DataFrame, threshold: float, seed: int, most: int = 300) -> pd.DataFrame:
+    """How well copies are found: up to `most` documents get a copy in which words were exchanged, and the copies are searched.
+
+    One row per range of true similarity: planted, found, recall, and precision (found copies that are truly at the threshold).
+    """
+    rng = np.random.default_rng(seed)
+    chosen = documents.sample(min(most, len(documents)), random_state=seed)
+    pool = np.array(sorted({word for text in chosen["text"] for word in text.split()}) or ["x"])
+    copies = chosen.assign(id=chosen["id"] + " (planted)", text=[_reworded(text, pool, rng) for text in chosen["text"]])
+    similarity = [jaccard(shingles(text), shingles(copy)) for text, copy in zip(chosen["text"], copies["text"])]
+    _, dropped = deduplicate(pd.concat([chosen, copies], ignore_index=True), threshold, seed)
+    frame = pd.DataFrame({"similarity": similarity, "found": copies["id"].isin(dropped["id"]).to_numpy()})
+    edges = sorted({0.0, *(edge for edge in (0.5, 0.8, 0.9, 0.95) if edge != threshold), threshold, 1.0})
+    frame["range"] = pd.cut(frame["similarity"], edges, right=False).astype(str).where(frame["similarity"] < 1, "copy")
+    table = frame.groupby("range", sort=True).agg(planted=("found", "size"), found=("found", "sum")).reset_index()
+    truly = frame["similarity"] >= threshold
+    return table.assign(recall=table["found"] / table["planted"], precision=float((truly & frame["found"]).sum() / max(1, frame["found"].sum())))
+
+
+def _reworded(text: str, pool: np.ndarray, rng: np.random.Generator) -> str:
+    words = text.split()
+    for _ in range(int(rng.integers(0, max(2, len(words) // 12)))):
+        words[int(rng.integers(len(words)))] = str(rng.choice(pool))
+    return " ".join(words)

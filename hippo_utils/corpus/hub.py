@@ -27,11 +27,12 @@ from hippo_utils.records import item_prompt
 
 CATALOGUE = Path(__file__).parent / "sources.yaml"
 LOCK = "lock.json"
-BATCH = 2000          # rows in memory at a time
+BATCH = 1000          # rows in memory at a time, of each process
 EXAMPLES = 200        # train rows that become development items, for few-shot prompts (ours)
 TEST_SHARE = 0.1      # of the consultations, kept from DPO to measure preference accuracy on (ours)
 EXCERPT = 300         # characters of a row that the quarantine keeps
 YES_NO_MAYBE = ["yes", "no", "maybe"]
+SEPARATOR = re.compile(r"[\s,]*")  # between the rows of a JSON array
 PICTURE = re.compile(r"\b(?:photograph|shown (?:below|above|here|in the)|(?:image|figure|photo|picture|tracing|slide) (?:is )?(?:shown|below|above)|"
                      r"as shown|(?:ECG|electrocardiogram|x-ray|radiograph|scan|MRI) (?:is )?shown)\b", re.IGNORECASE)
 
@@ -231,23 +232,25 @@ def _json(source: Source, file: Path) -> Iterator[tuple[int, dict | str]]:
     with open(file, encoding="utf-8-sig", errors="replace") as opened:
         while True:
             piece = opened.read(1 << 20)
-            buffer = (buffer + piece).lstrip(" \t\r\n," if started else " \t\r\n")
+            buffer += piece
+            place = SEPARATOR.match(buffer).end()
             if not started:
-                if buffer.startswith("{"):
+                if buffer[place] == "{":
                     yield from _jsonl(source, file)
                     return
-                if not buffer.startswith("["):
+                if buffer[place] != "[":
                     raise _broken(source, file, "is no JSON array of rows")
-                buffer, started = buffer[1:].lstrip(), True
-            while buffer and not buffer.startswith("]"):
+                place, started = SEPARATOR.match(buffer, place + 1).end(), True
+            while place < len(buffer) and buffer[place] != "]":
                 try:
-                    row, end = decoder.raw_decode(buffer)
+                    row, place = decoder.raw_decode(buffer, place)
                 except ValueError:
                     break  # the rest of this row is in the next piece
                 if not number:
                     _columns(source, file, list(row) if isinstance(row, dict) else [])
                 yield number, row if isinstance(row, dict) else f"no JSON object: {str(row)[:EXCERPT]}"
-                number, buffer = number + 1, buffer[end:].lstrip(" \t\r\n,")
+                number, place = number + 1, SEPARATOR.match(buffer, place).end()
+            buffer = buffer[place:]
             if buffer.startswith("]"):
                 break
             if not piece:

@@ -1,13 +1,21 @@
 """The licence ledger, enforced: what a run may train on, and which text may be shown.
 
-A run trains only on sources whose licence label its parameters name. Text of a source that may not be redistributed is never
-shown: a notebook passes what it displays through `public`, and nothing else of a text enters figures/.
+A run trains only on sources whose licence label its parameters name. Text of a source that may not be redistributed is not
+shown: notebooks pass what they display through `public` or `shown`, and before anything is published `leaks` searches every
+table, figure and executed notebook of a run for it (python -m hippo_utils.corpus publishable RUN).
 """
+
+import json
+from pathlib import Path
 
 import pandas as pd
 
+from hippo_utils import paths
+from hippo_utils.corpus import contamination, streams
+from hippo_utils.corpus.accounts import as_text
 from hippo_utils.corpus.hub import catalogue, used
 from hippo_utils.manifest import StageError
+from hippo_utils.miniworld.world import LICENCE
 from hippo_utils.params import Corpus
 
 HIDDEN = "[not shown: {source} may not be redistributed]"
@@ -41,8 +49,53 @@ def shown(frame: pd.DataFrame, *columns: str, by: str = "source") -> pd.DataFram
 
 
 def ledger(corpus: Corpus) -> pd.DataFrame:
-    """One row per source of a run: kind, source, licence, whether text may be shown, the rights behind the label, how its columns are known."""
-    rows = [] if corpus.world is not None else [
-        {"kind": source.kind, "source": source.name, "hub": source.hub, "licence": source.licence, "redistributable": source.redistribute,
-         "rights": source.rights, "known": source.known} for source in used(corpus)]
+    """One row per source of a run: kind, source, hub id, licence, whether text may be shown, the rights behind the label, how its columns are known."""
+    if corpus.world is None:
+        rows = [(source.kind, source.name, source.hub, source.licence, source.redistribute, source.rights, source.known) for source in used(corpus)]
+    else:
+        names = [("document", corpus.documents), ("instruction", corpus.instructions), ("candidates", corpus.candidates), ("item", corpus.benchmarks)]
+        rows = [(kind, name, "", LICENCE, True, "written from the fact tables of this project", "made here") for kind, asked in names for name in sorted(asked)]
     return pd.DataFrame(rows, columns=["kind", "source", "hub", "licence", "redistributable", "rights", "known"])
+
+
+# --- before anything is published ------------------------------------------------------------------------------------------
+
+RUN_OF_WORDS = 13  # so many words in a row are a quotation and no coincidence
+BINARY = {".png", ".pdf"}
+
+
+def leaks(run: str) -> pd.DataFrame:
+    """Where text that may not be redistributed stands in what a run shows: file, source, share (of the file's words).
+
+    Searched are figures/<run> and the executed notebooks, for runs of 13 words of the records of 01.
+    """
+    files = [file for file in sorted(paths.figures(run).rglob("*")) if file.is_file() and file.suffix not in BINARY]
+    files += sorted(paths.outputs(run).glob("*/*.ipynb"))
+    if not files:
+        raise StageError(f"there is nothing of run {run} to publish: neither {paths.shown(paths.figures(run))} nor executed notebooks")
+    published = pd.DataFrame({"id": [paths.shown(file) for file in files], "context": "", "question": [_said(file) for file in files]})
+    questions = contamination.index(published, RUN_OF_WORDS)
+    found = []
+    for name in ("documents", "held_out", "instructions", "candidates", "items"):
+        file = paths.stage_folder(run, "01_corpus") / f"{name}.parquet"
+        for batch in streams.batches(file) if file.is_file() else ():
+            texts = _of_items(batch) if name == "items" else as_text(batch)
+            hidden = texts[~texts["source"].map(redistributable).astype(bool)].reset_index(drop=True)
+            hits = contamination.scores(hidden, questions)
+            found.append(pd.DataFrame({"file": published["id"].to_numpy()[hits["item"]], "source": hidden["source"].to_numpy()[hits["text"]], "share": hits["score"]}))
+    table = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["file", "source", "share"])
+    return table.groupby(["file", "source"], as_index=False)["share"].max()
+
+
+def _of_items(items: pd.DataFrame) -> pd.DataFrame:
+    texts = [" ".join([context, question, *options]) for context, question, options in zip(items["context"], items["question"], items["options"])]
+    return pd.DataFrame({"id": items["id"], "source": items["benchmark"], "text": texts})
+
+
+def _said(file: Path) -> str:
+    """What a file shows: of a notebook the outputs, of anything else the text."""
+    if file.suffix != ".ipynb":
+        return file.read_text(encoding="utf-8", errors="replace")
+    outputs = [output for cell in json.loads(file.read_text(encoding="utf-8"))["cells"] for output in cell.get("outputs", [])]
+    parts = [part for output in outputs for part in (output.get("text", ""), *(value for kind, value in output.get("data", {}).items() if kind.startswith("text/")))]
+    return "\n".join("".join(part) for part in parts)

@@ -1,12 +1,15 @@
 """Where records come from. Every source, whatever its form, is turned into the records of hippo_utils.records here.
 
 The mini world's sources are written on the spot from its fact tables; `world` opens it. Without a world, the paper's data sets
-are read (hub.py). What a data set holds that does not fit is in `quarantine`, a list of rows that the functions append to.
+are read (hub.py) and streamed into files. Rows of a data set that do not fit are appended to `quarantine`, with the reason.
 """
+
+from itertools import islice
+from pathlib import Path
 
 import pandas as pd
 
-from hippo_utils.corpus import hub
+from hippo_utils.corpus import hub, streams
 from hippo_utils.manifest import StageError
 from hippo_utils.miniworld import documents as written
 from hippo_utils.miniworld import exams, general, instructions, preferences
@@ -17,6 +20,7 @@ from hippo_utils.records import SCHEMAS
 DOCUMENTS = {"mini_guidelines": written.guidelines, "mini_patients": written.patients, "mini_abstracts": written.abstracts}
 INSTRUCTIONS = tuple(instructions.SOURCES)
 CANDIDATES = (preferences.SOURCE,)
+ASKED = {"document": "documents", "instruction": "instructions", "candidates": "candidates"}  # kind -> where the parameters list its sources
 
 
 def world(corpus: Corpus, seed: int) -> World:
@@ -30,12 +34,28 @@ def world(corpus: Corpus, seed: int) -> World:
         raise StageError(str(error)) from None
 
 
-def build_documents(corpus: Corpus, world: World | None, seed: int, quarantine: list[dict] | None = None) -> pd.DataFrame:
-    """Document records of every source of `corpus.documents`, in the order of the parameters."""
-    if world is None:
-        return _read("document", corpus, corpus.documents, seed, quarantine)
+def write(kind: str, corpus: Corpus, world: World | None, seed: int, path: Path, quarantine: list[dict]) -> Path:
+    """Write the document, instruction or candidates records of every source of the parameters to a Parquet file, batch by batch.
+
+    Sources come in alphabetical order: the order of a params file must not matter. Raises StageError for what a source lacks.
+    """
+    with streams.Writer(path, SCHEMAS[kind]) as out:
+        if world is None:
+            for name, count in sorted(getattr(corpus, ASKED[kind]).items()):
+                made = hub.stream(hub.source(name, kind), corpus, count, seed, quarantine)
+                while batch := list(islice(made, hub.BATCH)):
+                    out.write(pd.DataFrame(batch, columns=SCHEMAS[kind].names))
+        else:
+            build = {"document": build_documents, "instruction": build_instructions, "candidates": build_candidates}[kind](corpus, world, seed)
+            for start in range(0, len(build), hub.BATCH):
+                out.write(build[start:start + hub.BATCH])
+    return path
+
+
+def build_documents(corpus: Corpus, world: World, seed: int) -> pd.DataFrame:
+    """Document records of every mini source of `corpus.documents`."""
     rows = []
-    for source, count in corpus.documents.items():
+    for source, count in sorted(corpus.documents.items()):
         _known(source, DOCUMENTS, "corpus.documents")
         rows += DOCUMENTS[source](world, _number(count, source), derive_seed(seed, source))
     return pd.DataFrame(written.add_dirt(rows, corpus.dirt, derive_seed(seed, "dirt")))
@@ -46,23 +66,19 @@ def build_general(corpus: Corpus, world: World, seed: int) -> pd.DataFrame:
     return pd.DataFrame(general.base_documents(world, corpus.general, derive_seed(seed, "general")))
 
 
-def build_instructions(corpus: Corpus, world: World | None, seed: int, quarantine: list[dict] | None = None) -> pd.DataFrame:
-    """Instruction records of every source of `corpus.instructions`."""
-    if world is None:
-        return _read("instruction", corpus, corpus.instructions, seed, quarantine)
+def build_instructions(corpus: Corpus, world: World, seed: int) -> pd.DataFrame:
+    """Instruction records of every mini source of `corpus.instructions`."""
     rows = []
-    for source, count in corpus.instructions.items():
+    for source, count in sorted(corpus.instructions.items()):
         _known(source, INSTRUCTIONS, "corpus.instructions")
         rows += instructions.instructions(world, source, _number(count, source), derive_seed(seed, source))
     return pd.DataFrame(rows)
 
 
-def build_candidates(corpus: Corpus, world: World | None, seed: int, quarantine: list[dict] | None = None) -> pd.DataFrame:
+def build_candidates(corpus: Corpus, world: World, seed: int) -> pd.DataFrame:
     """Candidate records: patients' questions with three answers each, not judged yet."""
-    if world is None:
-        return _read("candidates", corpus, corpus.candidates, seed, quarantine)
     rows = []
-    for source, count in corpus.candidates.items():
+    for source, count in sorted(corpus.candidates.items()):
         _known(source, CANDIDATES, "corpus.candidates")
         rows += preferences.candidates(world, _number(count, source), derive_seed(seed, source))
     return pd.DataFrame(rows)
@@ -77,11 +93,6 @@ def build_items(corpus: Corpus, world: World | None, seed: int, quarantine: list
         rows = [row for name in corpus.benchmarks for row in hub.items(hub.source(name, "item"), corpus, seed, quarantine)]
         return pd.DataFrame(rows, columns=SCHEMAS["item"].names)
     return pd.DataFrame([row for name in corpus.benchmarks for row in exams.exam(world, name, derive_seed(seed, "exams"))])
-
-
-def _read(kind: str, corpus: Corpus, asked: dict[str, int | None], seed: int, quarantine: list[dict] | None) -> pd.DataFrame:
-    rows = [row for name, count in asked.items() for row in hub.stream(hub.source(name, kind), corpus, count, seed, quarantine)]
-    return pd.DataFrame(rows, columns=SCHEMAS[kind].names)
 
 
 def _known(source: str, sources, where: str) -> None:

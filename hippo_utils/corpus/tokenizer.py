@@ -40,6 +40,11 @@ def load(name: str | Path):
                          "folder that holds tokenizer.json, or a hub id on a machine that reaches the hub") from None
 
 
-def count(texts: Iterable[str], folder: Path) -> int:
+def lengths(texts: Iterable[str], loaded) -> list[int]:
+    """Tokens of each text with a loaded tokenizer, its end mark included."""
+    return [len(encoding.ids) + 1 for encoding in loaded.encode_batch(list(texts), add_special_tokens=False)]
+
+
+def count(texts: Iterable[str], folder: str | Path) -> int:
     """Tokens in `texts`, one end mark per text included."""
-    return sum(len(encoding.ids) + 1 for encoding in load(folder).encode_batch(list(texts), add_special_tokens=False))
+    return sum(lengths(texts, load(folder)))

@@ -2,6 +2,7 @@
 
 TITLES = {
     "corpus": "What the models read: tokens per source",
+    "study": "The settings of a study side by side, zero-shot",
     "pretraining": "Training the base and continued pre-training (CP)",
     "instruction": "Instruction tuning (SFT) from the base and from CP",
     "preference": "Preference optimisation (DPO)",
@@ -23,6 +24,8 @@ PUBLISHED_MARK = "published values of arXiv 2404.16621; nothing here was measure
 
 TABLES = {  # what each table says, for the page
     "corpus": "What the models read: rows and tokens per source", "contamination": "Overlap of the training texts with the exams",
+    "leaks": "Which source leaks which benchmark", "licences": "Licences of the sources", "cleaning": "What each cleaning rule changed and dropped",
+    "accounts": "Where every row went", "beside_the_paper": "The corpus beside the paper's figures",
     "pretraining": "Perplexity on texts held aside", "instructions": "The instruction mixture", "judge": "What the judge decided",
     "preferences": "Preference accuracy before and after DPO", "benchmarks": "The exams", "main": "Accuracy of every model under every protocol",
     "published_main": "Published: main results", "published_stages": "Published: what each stage adds", "stages": "What each stage adds",

@@ -180,6 +180,16 @@ def _stages(figure: Figure, frame: pd.DataFrame) -> None:
     _legend(figure, panels[0], 6)
 
 
+def _study(figure: Figure, frame: pd.DataFrame) -> None:
+    groups = [group for group in GROUP_NAMES if group in set(frame["group"])]
+    figure.set_size_inches(SIZE, 0.9 + 1.9 * len(groups))
+    panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, group in zip(panels, groups):
+        _bars(axes, frame[frame["group"] == group], "setting", "stages", STAGE_COLOURS)
+        axes.set(ylabel="accuracy", ylim=(0, 1.05), title=GROUP_NAMES[group])
+    panels[0].legend(ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.45))
+
+
 def _prompting(figure: Figure, frame: pd.DataFrame) -> None:
     figure.set_size_inches(SIZE, 3.2)
     axes = figure.subplots()
@@ -326,6 +336,6 @@ def _protocols(figure: Figure, frame: pd.DataFrame) -> None:
     _legend(figure, panels[0])
 
 
-DRAW = {"corpus": _corpus, "pretraining": _pretraining, "instruction": _instruction, "preference": _preference, "timeline": _timeline,
+DRAW = {"corpus": _corpus, "study": _study, "pretraining": _pretraining, "instruction": _instruction, "preference": _preference, "timeline": _timeline,
         "stages": _stages, "prompting": _prompting, "scoring": _scoring, "uncertainty": _uncertainty, "reliability": _reliability,
         "risk_coverage": _risk_coverage, "subjects": _subjects, "path": _path, "protocols": _protocols}

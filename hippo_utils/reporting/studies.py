@@ -9,6 +9,7 @@ import re
 import pandas as pd
 
 from hippo_utils import manifest, paths
+from hippo_utils.reporting import figures
 from hippo_utils.reporting.tables import DIGITS, markdown
 
 KEYS = ["setting", "stages", "benchmark", "group", "shots", "protocol"]
@@ -40,9 +41,23 @@ def spread(rows: pd.DataFrame, keys: list[str], value: str) -> pd.DataFrame:
     return rows.groupby(keys, sort=False)[value].agg(runs="size", mean="mean", sd="std", min="min", max="max").reset_index()
 
 
+def for_figure(accuracies: pd.DataFrame) -> pd.DataFrame:
+    """One bar per group, setting and stage: zero-shot accuracy on the pooled knowledge items (else on the benchmark with most items).
+
+    low and high are the interval of a setting's one run, or the smallest and largest value of its replicates.
+    """
+    benchmark = "knowledge" if "knowledge" in set(accuracies["benchmark"]) else accuracies.loc[accuracies["n"].idxmax(), "benchmark"]
+    shown = accuracies[(accuracies["benchmark"] == benchmark) & (accuracies["shots"] == 0) & (accuracies["protocol"] == "option_text") & (accuracies["group"] != "control")]
+    rows = []
+    for (group, setting, stages), part in shown.groupby(["group", "setting", "stages"], sort=False):
+        low, high = (part["ci_low"].min(), part["ci_high"].max()) if len(part) == 1 else (part["accuracy"].min(), part["accuracy"].max())
+        rows.append({"group": group, "benchmark": benchmark, "setting": setting, "stages": stages, "runs": len(part), "accuracy": part["accuracy"].mean(), "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
 def report(study: str, runs: list[str]) -> None:
-    """Write table_spread (accuracies), table_steps (paired differences), table_claims and table_preferences of a study, and print
-    what holds in how many runs."""
+    """Write table_spread (accuracies), table_steps (paired differences), table_claims, table_preferences and fig_study of a study,
+    and print what holds in how many runs."""
     folder = paths.figures(study)
     folder.mkdir(parents=True, exist_ok=True)
     accuracies = collect(study, runs, "pooled")
@@ -54,6 +69,9 @@ def report(study: str, runs: list[str]) -> None:
     for name, table in made.items():
         table.to_csv(folder / f"table_{name}.csv", index=False, float_format=DIGITS, lineterminator="\n")
         (folder / f"table_{name}.md").write_text(markdown(table) + "\nNot for clinical use.\n", encoding="utf-8")
+    for_figure(accuracies).to_csv(folder / "fig_study.csv", index=False, float_format=DIGITS, lineterminator="\n")
+    scales = {made["scale"] for run in runs if (made := manifest.read(run, "06_ablations"))}
+    figures.draw("study", folder, "paper" if scales == {"paper"} else "mini")
     print(f"{len(runs)} runs side by side, in {paths.shown(folder)}:")
     for claim, part in claims.groupby("claim", sort=False):
         print(f"  {int(part['holds'].sum())} of {len(part)} runs: {claim}")

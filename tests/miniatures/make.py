@@ -36,6 +36,11 @@ SENTENCES = (
 ROWS = {"guidelines": 60, "pmc_patients": 60, "pubmedqa": 80, "general": 24, "umls": 20, "exam": 60, "icliniq": 60, "test": 30}
 
 
+def marked(text: str, secret: bool) -> str:
+    """A text with SECRET behind every sixth word, so that no longer run of its words is also one of a text that is free."""
+    return " ".join(f"{word} {SECRET}" if secret and number % 6 == 5 else word for number, word in enumerate(text.split()))
+
+
 class Writer:
     """Invented sentences in endless variety, the same for the same seed."""
 
@@ -47,11 +52,12 @@ class Writer:
         return (pattern or pick(SENTENCES)).format(i=pick(ILLS), p=pick(PARTS), s=pick(SIGNS), d=pick(DRUGS), t=pick(TESTS), n=self.rng.randint(12, 980))
 
     def text(self, sentences: int, secret: bool = True) -> str:
-        return " ".join([self.sentence() for _ in range(sentences)] + [f"The registry lists case {self.rng.randrange(10**6)}{' under ' + SECRET if secret else ''}."])
+        return marked(" ".join([self.sentence() for _ in range(sentences)] + [f"The registry lists case {self.rng.randrange(10**6)}."]), secret)
 
     def question(self, secret: bool = True) -> str:
-        asked = self.sentence("A patient of {n} months with {i} reports {s} and takes {d}: which step comes first for the {p}")
-        return f"{asked} in case {self.rng.randrange(10**6)}{' under ' + SECRET if secret else ''}?"
+        days, dose, case = (self.rng.randrange(10**5) for _ in range(3))  # numbers keep questions of one pattern apart
+        asked = self.sentence(f"A patient of {{n}} months with {{i}} reports {{s}} for {days} days and takes {{d}}, {dose} mg: which step comes first for the {{p}}")
+        return marked(f"{asked} in case {case}?", secret)
 
     def options(self, count: int) -> list[str]:
         return [f"{word} before {test}" for word, test in zip(self.rng.sample(DRUGS, count), self.rng.choices(TESTS, k=count))]
@@ -103,7 +109,7 @@ def mirror(folder: Path, seed: int = 0) -> Path:
 
     def pubmed(i: int, labels: tuple[str, ...]) -> dict:
         contexts = [write.text(2) for _ in range(3)]
-        return {"pubid": 20_000 + i, "question": write.sentence("Does {d} protect the {p} in {i}") + f" (series {i}, {SECRET})?", "context":
+        return {"pubid": 20_000 + i, "question": marked(write.sentence("Does {d} protect the {p} in {i}") + f" (series {i})?", True), "context":
                 {"contexts": contexts, "labels": ["BACKGROUND", "METHODS", "RESULTS"], "meshes": ["Adult"]}, "long_answer": write.text(1), "final_decision": labels[i % len(labels)]}
     artificial, labelled = [pubmed(i, ("yes", "no")) for i in range(n["pubmedqa"])], [pubmed(1000 + i, ("yes", "no", "maybe")) for i in range(n["test"])]
     artificial[5]["context"]["contexts"] = []                                      # quarantined
@@ -115,7 +121,7 @@ def mirror(folder: Path, seed: int = 0) -> Path:
     _json(folder / "medalpaca/medical_meadow_medical_flashcards/medical_meadow_wikidoc_medical_flashcards.json", meadow)
     _json(folder / "medalpaca/medical_meadow_wikidoc/medical_meadow_wikidoc.json", _alpaca(write, n["general"], False))
     _json(folder / "medalpaca/medical_meadow_wikidoc_patient_information/medical_meadow_wikidoc_patient_info.json", _alpaca(write, n["general"], False))
-    _json(folder / "wangrongsheng/GenMedGPT-5k-en/GenMedGPT-5k.json", _alpaca(write, n["general"], True, "Answer as a doctor would"))
+    dialogues = _alpaca(write, n["general"], True, "Answer as a doctor would")
     platypus = [row | {"data_source": "invented"} for row in _alpaca(write, n["general"], True)]
     platypus[2]["input"] = ""
     _parquet(folder / "garage-bAInd/Open-Platypus/data/train-00000-of-00001-4fe2.parquet", platypus)
@@ -147,6 +153,9 @@ def mirror(folder: Path, seed: int = 0) -> Path:
         _parquet(folder / f"augtoma/usmle_self_eval_step{step}/data/test-00000-of-00001-ab12.parquet", rows)
 
     talks = [{"input": write.question(), "answer_icliniq": write.text(1), "answer_chatgpt": write.text(2), "answer_chatdoctor": write.text(1)} for _ in range(n["icliniq"])]
+    dialogues[5]["input"] = validation[4]["question"].upper()                      # a test question leaks into the general instructions,
+    talks[9]["input"] = f"Somebody asked me: {validation[6]['question']}"         # and one into the consultations
+    _json(folder / "wangrongsheng/GenMedGPT-5k-en/GenMedGPT-5k.json", dialogues)
     talks[4]["answer_chatgpt"] = "  "                                              # quarantined
     _parquet(folder / "lavita/ChatDoctor-iCliniq/data/test-00000-of-00001-fda3.parquet", talks)
     return folder
