@@ -19,6 +19,7 @@ from hippo_utils.judging.endpoint import EndpointJudge
 from hippo_utils.judging.local import LocalJudge
 from hippo_utils.judging.rubric import RubricJudge
 from hippo_utils.judging.store import Store
+from hippo_utils.manifest import StageError
 from hippo_utils.miniworld.world import World
 from hippo_utils.params import Preference
 
@@ -33,6 +34,9 @@ def open_judge(settings: Preference, world: World | None = None) -> Judge:
         return EndpointJudge(settings.endpoint, settings.template)
     if settings.judge == "local":
         return LocalJudge(settings.local, settings.template, settings.task)
+    if world is None:
+        raise StageError("preference.judge is rubric, which looks things up in the mini world's facts, and this run has corpus.world null; "
+                         "choose the judge endpoint or local")
     return RubricJudge(world)
 
 
@@ -41,10 +45,13 @@ def place(judge: Judge) -> Path | None:
     return None if isinstance(judge, RubricJudge) else paths.replies(judge.identity[:16])
 
 
-def orders(kind: Orders, answers: int) -> list[tuple[int, ...]]:
-    """The orders in which `answers` answers are shown. With rotations, every answer stands once at every place."""
-    first = tuple(range(answers))
-    return {"one": [first], "reversed": [first, first[::-1]], "rotations": [first[turn:] + first[:turn] for turn in first],
+def orders(kind: Orders, question: str, answers: int) -> list[tuple[int, ...]]:
+    """The orders in which the answers of a question are shown. With rotations, every answer stands once at every place.
+
+    The first is drawn by the hash of the question: data sets hold their authors in one and the same order.
+    """
+    first = tuple(sorted(range(answers), key=lambda answer: hashlib.sha256(f"{answer}/{question}".encode()).digest()))
+    return {"one": [first], "reversed": [first, first[::-1]], "rotations": [first[turn:] + first[:turn] for turn in range(answers)],
             "all": list(itertools.permutations(first))}[kind]
 
 
@@ -53,7 +60,7 @@ def askings(candidates: pd.DataFrame, kind: Orders, repeated: int = 0) -> list[A
     again = set(sorted(candidates["id"], key=lambda name: hashlib.sha256(name.encode()).digest())[:repeated])
     asks = []
     for row in candidates.to_dict("records"):
-        shown = orders(kind, len(row["answers"]))
+        shown = orders(kind, row["prompt"], len(row["answers"]))
         for order, repeat in [(order, 0) for order in shown] + ([(shown[0], 1)] if row["id"] in again else []):
             asks.append(Asked(row["id"], row["prompt"], tuple(row["answers"][i] for i in order), tuple(row["fact_ids"]), order, repeat))
     return asks
