@@ -1,8 +1,9 @@
 """Anything at all as input: a sentence and exit code 2, or a result in which every given value stands; never a traceback.
 
-With the 900 cases of test_params.py about 3,000 by default; HIPPO_FUZZ=5000 makes each of them as many.
+With the 900 cases of test_params.py about 3,600 by default; HIPPO_FUZZ=5000 makes each of them as many.
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -11,7 +12,10 @@ import pandas as pd
 import pytest
 import yaml
 from hippo_utils import params, records, run
+from hippo_utils.corpus import hub
 from hippo_utils.evaluation import harness
+from hippo_utils.judging import crossfilter, prompts
+from hippo_utils.manifest import StageError
 from hippo_utils.params import ParamsError
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -126,3 +130,48 @@ def test_any_reply_names_an_option_or_none(reply):
     assert chosen == harness.NO_ANSWER or 0 <= chosen < len(OPTIONS)
     if "Answer:" not in reply:
         assert chosen == harness.NO_ANSWER
+
+
+JSON = st.recursive(st.none() | st.booleans() | st.integers(-9, 12) | st.floats() | TEXTS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4), max_leaves=8)
+VERDICTS = st.fixed_dictionaries({}, optional={"best": st.sampled_from(["A", "B", "tie", "a", "D"]) | JSON, "ranking": st.permutations("ABC") | JSON, "notes": JSON,
+                                               **{aspect: st.integers(0, 10) | JSON for aspect in crossfilter.ASPECTS}})
+REPLIES = st.text(max_size=60) | st.builds(lambda before, verdicts, after: before + after.join(json.dumps(verdict) for verdict in verdicts),
+                                           TEXTS | st.sampled_from(["<think>{\"best\": \"A\"}</think>", "```json\n", "{", "Sure! "]), st.lists(VERDICTS | JSON, min_size=1, max_size=2), TEXTS)
+
+
+@FUZZ
+@given(reply=REPLIES, task=st.sampled_from(sorted(prompts.SHAPES)))
+def test_any_reply_of_a_judge_is_one_whole_verdict_or_refused(reply, task):
+    try:
+        order, notes = prompts.parse(reply, task, 3)
+    except ValueError as error:
+        assert str(error).strip()
+    else:
+        assert len(set(order)) == len(order) and set(order) | set(notes) <= {0, 1, 2}
+        assert len(order) == 3 if task == "ranking" else len(order) <= 1
+    scores = crossfilter.parse(reply)
+    assert scores is None or (set(scores) == set(crossfilter.ASPECTS) and all(0 <= score <= 10 for score in scores.values()))
+
+
+SOURCES = sorted(hub.catalogue().values(), key=lambda source: source.name)
+GOOD = {"text": TEXTS, "optional": TEXTS | st.none(), "integer": st.integers(-1, 5),
+        "struct": st.fixed_dictionaries({}, optional={"contexts": st.lists(TEXTS | st.none(), max_size=2) | JSON, **{letter: TEXTS | st.none() for letter in "ABCD"}})}
+
+
+@FUZZ
+@given(source=st.sampled_from(SOURCES), data=st.data())
+def test_any_row_of_any_source_becomes_a_record_or_is_set_aside_with_a_reason(source, data, tmp_path_factory):
+    source = dataclasses.replace(source, files=["rows.jsonl"], where={})
+    good = {"answer_idx": st.sampled_from("ABCDE"), "final_decision": st.sampled_from(["yes", "No ", "perhaps"])}
+    row = data.draw(st.fixed_dictionaries({name: JSON if data.draw(st.integers(0, 5)) == 0 else good.get(name, GOOD[wanted]) for name, wanted in source.columns.items()}))
+    folder = tmp_path_factory.getbasetemp() / "mirror"
+    file = folder / source.hub / "rows.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text((json.dumps(row) + "\n") * 2, encoding="utf-8")
+    corpus, quarantine = params.load("mini_llama").corpus.model_copy(update={"data_root": str(folder)}), []
+    try:
+        made = list(hub.stream(source, corpus, None, 0, quarantine))
+    except StageError as error:
+        assert len(quarantine) == 2 and all(entry["reason"].strip() for entry in quarantine)
+        return one_line(error)
+    assert len(made) == 2 and not quarantine and len({record["id"] for record in made}) == 2
