@@ -19,6 +19,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from hippo_utils import paths
 from hippo_utils.params import Params
@@ -58,6 +60,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 DRAWING = ("hippo_utils.reporting.figures", "hippo_utils.reporting.captions", "hippo_utils.reporting.style")  # redrawn, never a reason to compute again
 KEPT = ("log.txt", "parameters.json", ".lock", "checkpoints")  # not made by the notebook, or, checkpoints, what a killed run continues from
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "lm_eval": "lm-eval", "yaml": "PyYAML"}  # where the import has another name
+SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)  # ends the names of variables that hold one
+PATIENCE = 20.0  # seconds that a stage waits for another process to let go of it
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -281,6 +285,14 @@ def equal_run(settings: Params, stage: str) -> str | None:
     return None
 
 
+def redacted(text: str) -> str:
+    """A text without the values of this environment's keys, tokens and passwords: logs and executed notebooks are shown to others."""
+    secrets = {value for name, value in os.environ.items() if SECRET.search(name) and len(value) >= 8}
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "[redacted]")
+    return text
+
+
 # --- a stage at work -----------------------------------------------------------------------------------------------
 
 @dataclass
@@ -353,12 +365,13 @@ class Stage:
             "figures": {name: entry(self.figures / name) for name in sorted(self.figure_files)},
             "notes": self.notes,
             "git": _git(), "versions": dict(_versions(paths.notebook(self.name))),
-            "device": _device(), "platform": f"{platform.system()} {platform.machine()}",
+            "device": _device(), "exact": _exact(), "platform": f"{platform.system()} {platform.machine()}",
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "seconds": round(time.time() - self.started, 1),
             "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform != "darwin" else 2**20),
         }
         write_json(manifest, paths.manifest(self.settings.run, self.name))
+        _claimed.pop(self.folder).close()
         return paths.manifest(self.settings.run, self.name)
 
 
@@ -392,6 +405,12 @@ def _device() -> str:
     return torch.cuda.get_device_name() if torch and torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
 
 
+def _exact() -> bool:
+    """Whether the same stage makes the same numbers again on this machine; kernels of a GPU may add in another order each time."""
+    torch = sys.modules.get("torch")
+    return not (torch and torch.cuda.is_available()) or torch.are_deterministic_algorithms_enabled()
+
+
 def _limit_threads(threads: int) -> None:
     """Fix the CPU threads of this process, for libraries loaded already and for those still to come."""
     os.environ.update({variable: str(threads) for variable in THREAD_VARIABLES})
@@ -407,15 +426,38 @@ def begin(stage: str, settings: Params) -> Stage:
     for needed in NEEDS[stage]:
         if read(settings.run, needed) is None:
             raise StageError(f"{stage} needs {needed} of run {settings.run}, which is not done; run notebooks/{needed}.ipynb first")
-    take_down(settings.run, stage)
     folder = paths.stage_folder(settings.run, stage)
-    folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder)
+    take_down(settings.run, stage)
     for entry in folder.iterdir():
         if entry.name not in (f"{stage}.ipynb", *KEPT):
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     _limit_threads(settings.threads)
     warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm asks for a widget that nobody needs
     return Stage(stage, settings, folder, paths.figures(settings.run), key(settings, stage), time.time())
+
+
+_claimed: dict[Path, IO] = {}  # the stages that this process works on
+
+
+def _claim(folder: Path) -> None:
+    """Keep other processes out of a stage; the operating system lets go when this one ends, however it ends.
+
+    Waits a little: a notebook whose runner was killed needs a moment to notice.
+    """
+    import fcntl
+    folder.mkdir(parents=True, exist_ok=True)
+    file, end = _claimed.get(folder) or open(folder / ".lock", "w"), time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _claimed[folder] = file
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                file.close()
+                raise StageError(f"another process is working on {paths.shown(folder)} (a second run, or this notebook open in Jupyter); wait for it, or stop it") from None
+            time.sleep(0.1)
 
 
 def take_down(run: str, stage: str) -> None:
@@ -482,7 +524,7 @@ def described(manifests: dict[str, dict], stage: str) -> dict[str, str]:
     """One link of the chain in words: when and where, from which code and values, and what it read."""
     made, torn = manifests[stage], broken(manifests, stage)
     git = made.get("git") or {}
-    shown = {"made": f"in {made['seconds']} s on {made['device']}, finished {made['finished']}, seed {made['seed']}, {made['threads']} thread(s)"
+    shown = {"made": f"in {made['seconds']} s on {made['device']}{'' if made.get('exact', True) else ' (last digits may differ the next time)'}, finished {made['finished']}, seed {made['seed']}, {made['threads']} thread(s)"
              + (f", shared from run {made['shared_from']}" if made.get("shared_from") else "")}
     shown["code"] = f"notebooks/{stage}.ipynb at commit {(git.get('commit') or 'unknown')[:10]}{' with uncommitted changes' if git.get('dirty') else ''}"
     if "key" in made:

@@ -107,7 +107,7 @@ def read(kind: str, path: Path) -> pd.DataFrame:
     try:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} cannot be read as Parquet ({error}); delete it and run the stage that makes it again") from None
+        raise ValueError(f"{path} cannot be read as Parquet ({' '.join(str(error).split())}); delete it and run the stage that makes it again") from None
     if table.schema.names != SCHEMAS[kind].names:
         raise ValueError(f"{path} does not hold {kind} records: its columns are {table.schema.names}")
     frame = table.to_pandas()

@@ -14,6 +14,7 @@ import csv
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,8 @@ def execute(stage: str, run: str) -> int:
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    if stat.S_ISFIFO(os.fstat(0).st_mode):
+        threading.Thread(target=_end_with_the_runner, daemon=True).start()
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # else a stale kernel in the user's home can win
     parameters = json.loads((paths.stage_folder(run, stage) / "parameters.json").read_text(encoding="utf-8"))
     notebook = paths.executed_notebook(run, stage)
@@ -61,7 +64,19 @@ def execute(stage: str, run: str) -> int:
     except DeadKernelError:
         print("\n" + FAILURE + json.dumps({"cell": None, "error": "the kernel died (out of memory, or killed from outside)"}))
         return 1
+    except OSError as error:
+        print("\n" + FAILURE + json.dumps({"cell": None, "error": f"{error.strerror}: {error.filename or paths.shown(notebook)}"}))
+        return 1
+    finally:
+        if notebook.is_file() and manifest.redacted(text := notebook.read_text(encoding="utf-8")) != text:
+            notebook.write_text(manifest.redacted(text), encoding="utf-8")
     return 0
+
+
+def _end_with_the_runner() -> None:
+    """The runner holds the other end of our standard input: when it is killed, this notebook must not go on by itself."""
+    os.read(0, 1)  # nothing is ever written: this returns when the other end is closed
+    os.killpg(0, signal.SIGTERM)
 
 
 # --- the runner ----------------------------------------------------------------------------------------------------
@@ -134,24 +149,27 @@ class Runner:
         command = [sys.executable, "-m", "hippo_utils.run", "--execute", stage, settings.run]
         environment = os.environ | {variable: str(settings.threads) for variable in manifest.THREAD_VARIABLES}
         environment |= {"PYTHONUNBUFFERED": "1", "HIPPO_HOME": str(paths.home()), "PYTHONPATH": os.pathsep.join(filter(None, [str(paths.ROOT), os.environ.get("PYTHONPATH")]))}
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
                                  env=environment, cwd=paths.ROOT, start_new_session=True)
         self.children[child.pid] = child
         if self.stopping:  # the signal came while it started
             self.stop(signal.SIGTERM, None)
         failure = None
-        with open(paths.log(settings.run, stage), "w", encoding="utf-8") as log:
-            for line in child.stdout:
-                if line.startswith(FAILURE):
-                    failure = json.loads(line.removeprefix(FAILURE))
-                    continue
-                log.write(line)
-                log.flush()
-                if self.stream and line.strip():
-                    with self.printing:
-                        print(f"          | {line.rstrip()}", flush=True)
-        code = child.wait()
-        del self.children[child.pid]
+        try:
+            with open(paths.log(settings.run, stage), "w", encoding="utf-8") as log:
+                for line in map(manifest.redacted, child.stdout):
+                    if line.startswith(FAILURE):
+                        failure = json.loads(line.removeprefix(FAILURE))
+                        continue
+                    log.write(line)
+                    log.flush()
+                    if self.stream and line.strip():
+                        with self.printing:
+                            print(f"          | {line.rstrip()}", flush=True)
+        finally:  # a log that cannot be written must not leave a notebook behind that nobody watches
+            child.stdin.close()
+            code = child.wait()
+            del self.children[child.pid]
         if code and failure is None:
             failure = {"cell": None, "error": f"the process that ran the notebook ended with code {code}"}
         return failure
@@ -397,6 +415,11 @@ def main(arguments: list[str]) -> int:
         return code
     except (ParamsError, manifest.StageError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a folder that cannot be written, a full disk
+        print(f"error: {error.strerror}: {paths.shown(error.filename) if error.filename else paths.home()}", file=sys.stderr)
         return 2
 
 

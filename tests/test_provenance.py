@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import pytest
 from conftest import ROOT
@@ -137,3 +138,27 @@ def test_the_folder_of_all_outputs_may_be_a_link_to_another_disk(done, tmp_path)
     (done / "outputs").rename(tmp_path / "disk")
     (done / "outputs").symlink_to(tmp_path / "disk")
     assert manifest.reasons(LLAMA, LAST) == [] and work(LAST)
+
+
+# --- what repeats its numbers ----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("gpu, deterministic, exact", [(False, False, True), (True, False, False), (True, True, True)])
+def test_a_device_that_does_not_repeat_the_last_digit_says_so(done, capsys, monkeypatch, gpu, deterministic, exact):
+    class torch:
+        class cuda:
+            is_available = staticmethod(lambda: gpu)
+            get_device_name = staticmethod(lambda: "a GPU")
+        are_deterministic_algorithms_enabled = staticmethod(lambda: deterministic)
+        set_num_threads = staticmethod(lambda threads: None)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    work(LAST)
+    assert manifest.read("mini_llama", LAST)["exact"] == exact
+    assert ("last digits may differ the next time" in said(capsys, "why", done / "figures" / "mini_llama" / f"table_{LAST}.csv")) != exact
+
+
+def test_the_order_of_a_params_file_is_no_reason():
+    def turned(tree):
+        return {name: turned(tree[name]) for name in reversed(tree)} if isinstance(tree, dict) else tree
+    other = params.resolve(turned(LLAMA.model_dump()))
+    assert list(other.corpus.documents) == list(reversed(LLAMA.corpus.documents)) and other.hash() == LLAMA.hash()
+    assert [manifest.plan(other, stage) for stage in manifest.STAGES] == [manifest.plan(LLAMA, stage) for stage in manifest.STAGES]

@@ -86,7 +86,7 @@ def main(arguments: list[str]) -> int:
             return 0
         runs = options.runs or comparison.references()
         return max([comparison.report(run) for run in runs], default=0)
-    except (manifest.StageError, FileNotFoundError) as error:
+    except (manifest.StageError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -91,7 +91,7 @@ def saver(trainer, minutes: float):
 
         def on_epoch_begin(self, args, state, control, **kwargs):
             if self.continued:  # the Trainer draws the order of a continued epoch from a fresh state, which is right in the first epoch only
-                torch.set_rng_state(torch.load(self.continued / ROW_ORDER, weights_only=True))
+                torch.set_rng_state(torch.frombuffer(bytearray((self.continued / ROW_ORDER).read_bytes()), dtype=torch.uint8))
                 self.continued = None
             if args.world_size > 1:  # processes that disagree on the order would skip rows and repeat others
                 synchronize_rng_states(["torch"])
@@ -107,7 +107,7 @@ def saver(trainer, minutes: float):
             if state.is_world_process_zero:
                 folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
                 ended = float(state.epoch).is_integer()  # then the order still to come matters
-                torch.save(torch.get_rng_state() if ended else self.row_order, folder / ROW_ORDER)
+                (folder / ROW_ORDER).write_bytes(bytes((torch.get_rng_state() if ended else self.row_order).tolist()))  # bytes, no pickle
                 seal(folder)
             self.saved = time.monotonic()
 
