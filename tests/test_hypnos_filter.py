@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from hippo_utils.judging import crossfilter, selfinstruct
 from hippo_utils.miniworld.anesthesia import pairs, truth
@@ -15,11 +16,11 @@ SEEDS = pd.DataFrame(pairs.seed_tasks(WORLD, 40, 0))
 # Self-Instruct
 
 def test_seed_tasks_read_as_a_generator_writes():
-    texts = selfinstruct.as_tasks(SEEDS, sorted(WORLD.groups))
-    made = selfinstruct.rows("G", ["?"] * len(texts), [text.split("\n问：", 1)[1] for text in texts])
+    tasks = selfinstruct.as_tasks(SEEDS, sorted(WORLD.groups))
+    made = selfinstruct.rows("G", ["?"] * len(tasks), list(tasks["completion"]))
     assert made["prompt"].tolist() == SEEDS["prompt"].tolist() and made["completion"].tolist() == SEEDS["completion"].tolist()
-    for text, keys in zip(texts, SEEDS["fact_ids"]):
-        assert text.startswith(f"主题：{WORLD.facts[keys[0]].entity}\n")
+    for prompt, keys in zip(tasks["prompt"], SEEDS["fact_ids"]):
+        assert prompt == f"主题：{WORLD.facts[keys[0]].entity}\n问："
 
 
 @pytest.mark.parametrize("raw, question, answer", [
@@ -56,7 +57,7 @@ def test_sampling_follows_the_seed(tmp_path):
     from transformers import AutoTokenizer
 
     from hippo_utils.corpus import tokenizer as byte_pairs
-    tokenizer = AutoTokenizer.from_pretrained(byte_pairs.train(selfinstruct.as_tasks(SEEDS, sorted(WORLD.groups)), 500, tmp_path))
+    tokenizer = AutoTokenizer.from_pretrained(byte_pairs.train(selfinstruct.as_tasks(SEEDS, sorted(WORLD.groups)).sum(axis=1), 500, tmp_path))
     model = make_model(tokenizer)
     draw = lambda seed: selfinstruct.sample_locally(model, tokenizer, ["丙泊酚", "喉痉挛", "坐位"], seed=seed, tokens=8, batch=2)
     assert draw(0) == draw(0) != draw(1) and len(draw(0)) == 3 and tokenizer.padding_side == "right"
@@ -125,7 +126,7 @@ def test_each_generator_keeps_its_share_whatever_the_judges_scale():
     assert counts["all"].tolist() == [400, 400] and all(counts[arm].tolist() == [190, 190] for arm in ("cross", "same", "random"))
     assert all(int(identity.split("-")[1]) % 20 for identity in chosen[chosen["arm"] != "all"]["id"])  # nothing unsafe is kept
     assert chosen.equals(crossfilter.select(scores.sample(frac=1, random_state=1), 0.5, 0))
-    table = crossfilter.arms_table(chosen, truth_of, 0, 300).set_index("arm")
+    table = crossfilter.arms_table(chosen, truth_of, 0, 100).set_index("arm")
     assert table.loc["all", "gain"] == 0 and table.loc["cross", "gain_low"] > 0.15
     assert abs(table.loc["same", "gain"]) < 0.1 and abs(table.loc["random", "gain"]) < 0.1
 
@@ -133,7 +134,9 @@ def test_each_generator_keeps_its_share_whatever_the_judges_scale():
 def test_the_table_says_who_knows_what():
     scores, truth_of = scored()
     scores.loc[scores.index[:3], "score"] = np.nan
-    table = crossfilter.table(scores, truth_of, 0.5, 0, 300).set_index(["generator", "judge"])
+    table = crossfilter.table(scores, truth_of, 0.5, 0, 100).set_index(["generator", "judge"])
+    cell = scores[(scores["generator"] == "A") & (scores["judge"] == "B") & scores["score"].notna() & scores["id"].map(truth_of).notna()]
+    assert table.loc[("A", "B"), "auroc"] == pytest.approx(roc_auc_score(cell["id"].map(truth_of).astype(bool), cell["score"]))
     assert table["relation"].tolist() == ["same", "cross", "cross", "same"] and (table["rows"] == 400).all() and (table["unsafe"] >= 18).all()
     assert table["unread"].sum() == 3 and table["n"].tolist()[2:] == [360, 360]
     for generator, judge in (("A", "B"), ("B", "A")):
@@ -141,6 +144,18 @@ def test_the_table_says_who_knows_what():
         assert row["auroc_low"] > 0.8 and row["gain_low"] > 0.1 and row["right_before_low"] < row["right_before"] < row["right_after"]
         assert table.loc[(generator, generator), "auroc_low"] < 0.5 < table.loc[(generator, generator), "auroc_high"]
     assert table.loc[("A", "A"), "threshold"] < -20 < table.loc[("A", "B"), "threshold"]  # no threshold carries over between judges
+
+
+def test_the_figure_is_drawn_from_its_data(tmp_path):
+    from hippo_utils.reporting import figures
+    scores, truth_of = scored(size=100)
+    scores.loc[scores.index[0], "score"] = np.nan
+    frame = crossfilter.figure_frame(scores, crossfilter.table(scores, truth_of, 0.5, 0, 100), truth_of)
+    assert len(frame) == len(scores) - 1 and set(frame["truth"]) == {"right", "wrong", "unknown"} and frame.notna().all().all()
+    frame.to_csv(tmp_path / "fig_crossfilter.csv", index=False)
+    figures.draw("crossfilter", tmp_path, "mini")
+    drawn = (tmp_path / "fig_crossfilter.svg").read_text(encoding="utf-8")
+    assert "A judged by B" in drawn and "A judged by itself" in drawn and "% kept" in drawn and "not for clinical use" in drawn
 
 
 def test_one_model_alone_cannot_cross_filter():
