@@ -240,6 +240,8 @@ class Preference(Section):
     agreement: Literal["majority", "unanimous"] = Field("majority", description="of the orders, for a verdict to count; otherwise it is a tie and makes no pair")
     repeated: Annotated[int, Field(ge=0)] = Field(0, description="questions asked a second time, to see whether the judge agrees with itself")
     injected: Annotated[int, Field(ge=0)] = Field(0, description="questions on which every injection attempt is tried")
+    sheet: Annotated[int, Field(ge=0)] = Field(0, description="questions on the blinded sheet for clinicians")
+    ratings: list[str] = Field(default=[], description="sheets that came back filled, one file per clinician (--force 04 when a file changes)")
     error_rate: Share = Field(0.0, description="share of the training verdicts that are made wrong on purpose (study_judge_noise)")
     dpo: Dpo
 

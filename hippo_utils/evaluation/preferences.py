@@ -1,5 +1,6 @@
 """Preference accuracy before and after DPO, with paired intervals over questions."""
 
+import numpy as np
 import pandas as pd
 
 from hippo_utils.statistics import bootstrap, paired_difference
@@ -25,6 +26,29 @@ def before_and_after(before: pd.DataFrame, after: pd.DataFrame, pairs: pd.DataFr
                          "before_high": first.high, "after": second.estimate, "after_low": second.low, "after_high": second.high,
                          "difference": change.estimate, "difference_low": change.low, "difference_high": change.high})
     return pd.DataFrame(rows)
+
+
+def movement(before: pd.DataFrame, after: pd.DataFrame, pairs: pd.DataFrame, drift: pd.DataFrame, *, beta: float, seed: int, resamples: int = 2000) -> pd.DataFrame:
+    """How far DPO moved the policy, each with n and a 95 % interval over questions.
+
+    The implicit reward of an answer is beta times its log-likelihood under the policy minus that under the reference, the
+    model before (Rafailov et al., section 4); margin: chosen minus rejected. `drift` is training.preference.drift's.
+    """
+    margin = beta * (after["margin"] - before["margin"]).to_numpy()
+    question, rows = pairs["prompt"].to_numpy(), []
+    for kind in ("all", *sorted(pairs["kind"].unique())):
+        of_kind = (pairs["kind"] == kind).to_numpy() | (kind == "all")
+        for what, values in (("reward margin (nats)", margin), ("reward accuracy", np.sign(margin) / 2 + 0.5)):
+            rows.append((what, f"held-out pairs, {kind}", int(of_kind.sum()), *bootstrap(values[of_kind], seed=seed, clusters=question[of_kind], resamples=resamples)))
+    before_length, after_length = drift["tokens_before"].to_numpy(), drift["tokens_after"].to_numpy()
+    of = ("sampled answers", len(drift))
+    rows += [("tokens per answer, before", *of, *bootstrap(before_length, seed=seed, resamples=resamples)),
+             ("tokens per answer, after", *of, *bootstrap(after_length, seed=seed, resamples=resamples)),
+             ("length drift (tokens)", *of, *paired_difference(after_length, before_length, seed=seed, resamples=resamples)),
+             ("KL to the reference (nats per answer)", *of, *bootstrap(drift["kl"].to_numpy(), seed=seed, resamples=resamples)),
+             ("KL to the reference (nats per token)", *of, *bootstrap(np.column_stack([drift["kl"], after_length]), lambda drawn: drawn[:, 0].sum() / drawn[:, 1].sum(),
+                                                                      seed=seed, resamples=resamples))]
+    return pd.DataFrame(rows, columns=["what", "of", "n", "value", "low", "high"])
 
 
 def for_figure(table: pd.DataFrame) -> pd.DataFrame:

@@ -5,6 +5,8 @@ TITLES = {
     "study": "The settings of a study side by side, zero-shot",
     "pretraining": "Training the base and continued pre-training (CP)",
     "instruction": "Instruction tuning (SFT) from the base and from CP",
+    "judge": "The judge's habits: places, lengths, winners",
+    "judge_noise": "How good must a judge be?",
     "preference": "Preference optimisation (DPO)",
     "timeline": "MedQA, five-shot, over time (published values; paper, figure 1)",
     "stages": "What each stage adds, zero-shot",

@@ -136,6 +136,35 @@ def _instruction(figure: Figure, frame: pd.DataFrame) -> None:
     right.grid(axis="y", visible=False)
 
 
+def _judge(figure: Figure, frame: pd.DataFrame) -> None:
+    figure.set_size_inches(SIZE, 2.9)
+    panels = figure.subplots(1, 3, sharey=True)
+    for axes, (panel, title, label) in zip(panels, (("place", "Place of the chosen answer", ""), ("length", "The longer answer won", "difference in characters"),
+                                                    ("winner", "Whose answer won", ""))):
+        part = frame[frame["panel"] == panel]
+        axes.bar(range(len(part)), part["y"], color=PALETTE[9], width=0.7)
+        spread = [(part["y"] - part["low"]).clip(lower=0), (part["high"] - part["y"]).clip(lower=0)]
+        axes.errorbar(range(len(part)), part["y"], yerr=np.array(spread), fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
+        if len(part):
+            axes.axhline(part["fair"].iloc[0], color="black", linestyle="--", linewidth=0.8)
+        axes.set_xticks(range(len(part)), [str(name).replace(" ", "\n") for name in part["x"]])
+        axes.set(title=title, xlabel=label, ylim=(0, 1.05))
+        axes.grid(axis="x", visible=False)
+    panels[0].set_ylabel("share (dashed: without the habit)")
+
+
+def _judge_noise(figure: Figure, frame: pd.DataFrame) -> None:
+    figure.set_size_inches(SIZE * 0.75, 3.3)
+    axes = figure.subplots()
+    for number, (series, part) in enumerate(frame.sort_values("x").groupby("series", sort=False)):
+        spread = [(part["y"] - part["low"]).clip(lower=0), (part["high"] - part["y"]).clip(lower=0)]
+        axes.errorbar(part["x"], part["y"], yerr=np.array(spread), fmt="o", color=PALETTE[number], markersize=4, capsize=2, elinewidth=0.8)
+        axes.plot(*zip(*part.groupby("x")["y"].mean().items()), color=PALETTE[number], linewidth=1.2, label=f"{series} pairs")
+    axes.axhline(0, color="black", linewidth=0.8, linestyle="--")
+    axes.set(xlabel="share of training verdicts that are wrong", ylabel="gain in preference accuracy\n(held-out questions)")
+    axes.legend()
+
+
 def _preference(figure: Figure, frame: pd.DataFrame) -> None:
     figure.set_size_inches(SIZE, 2.9)
     left, right = figure.subplots(1, 2)
@@ -336,6 +365,6 @@ def _protocols(figure: Figure, frame: pd.DataFrame) -> None:
     _legend(figure, panels[0])
 
 
-DRAW = {"corpus": _corpus, "study": _study, "pretraining": _pretraining, "instruction": _instruction, "preference": _preference, "timeline": _timeline,
-        "stages": _stages, "prompting": _prompting, "scoring": _scoring, "uncertainty": _uncertainty, "reliability": _reliability,
+DRAW = {"corpus": _corpus, "study": _study, "pretraining": _pretraining, "instruction": _instruction, "judge": _judge, "judge_noise": _judge_noise, "preference": _preference,
+        "timeline": _timeline, "stages": _stages, "prompting": _prompting, "scoring": _scoring, "uncertainty": _uncertainty, "reliability": _reliability,
         "risk_coverage": _risk_coverage, "subjects": _subjects, "path": _path, "protocols": _protocols}

@@ -41,6 +41,23 @@ def spread(rows: pd.DataFrame, keys: list[str], value: str) -> pd.DataFrame:
     return rows.groupby(keys, sort=False)[value].agg(runs="size", mean="mean", sd="std", min="min", max="max").reset_index()
 
 
+def judge_noise(study: str, runs: list[str]) -> pd.DataFrame:
+    """How often the judge was wrong on training questions against what DPO gained on held-out ones: a row per run and kind of pair.
+
+    Empty when no run was audited against a reference, or all judges were equally good.
+    """
+    if not all((paths.figures(run) / "table_audit.csv").is_file() for run in runs):
+        return pd.DataFrame()
+    habits = collect(study, runs, "audit")
+    right = habits[(habits["what"] == "agreed with the reference") & (habits["of"] == "questions, train")].set_index("run")["value"]
+    gain = collect(study, runs, "preferences").query("measure == 'summed'")
+    gain = gain[gain["run"].isin(right.index)]
+    if gain["run"].map(right).nunique() < 2:
+        return pd.DataFrame()
+    return pd.DataFrame({"run": gain["run"], "series": gain["kind"], "x": 1 - gain["run"].map(right), "y": gain["difference"],
+                         "low": gain["difference_low"], "high": gain["difference_high"]})
+
+
 def for_figure(accuracies: pd.DataFrame) -> pd.DataFrame:
     """One bar per group, setting and stage: zero-shot accuracy on the pooled knowledge items (else on the benchmark with most items).
 
@@ -56,8 +73,8 @@ def for_figure(accuracies: pd.DataFrame) -> pd.DataFrame:
 
 
 def report(study: str, runs: list[str]) -> None:
-    """Write table_spread (accuracies), table_steps (paired differences), table_claims, table_preferences and fig_study of a study,
-    and print what holds in how many runs."""
+    """Write table_spread (accuracies), table_steps (paired differences), table_claims, table_preferences, fig_study and, if its judges differ,
+    fig_judge_noise of a study, and print what holds in how many runs."""
     folder = paths.figures(study)
     folder.mkdir(parents=True, exist_ok=True)
     accuracies = collect(study, runs, "pooled")
@@ -72,6 +89,9 @@ def report(study: str, runs: list[str]) -> None:
     for_figure(accuracies).to_csv(folder / "fig_study.csv", index=False, float_format=DIGITS, lineterminator="\n")
     scales = {made["scale"] for run in runs if (made := manifest.read(run, "06_ablations"))}
     figures.draw("study", folder, "paper" if scales == {"paper"} else "mini")
+    if len(noise := judge_noise(study, runs)):
+        noise.to_csv(folder / "fig_judge_noise.csv", index=False, float_format=DIGITS, lineterminator="\n")
+        figures.draw("judge_noise", folder, "paper" if scales == {"paper"} else "mini")
     print(f"{len(runs)} runs side by side, in {paths.shown(folder)}:")
     for claim, part in claims.groupby("claim", sort=False):
         print(f"  {int(part['holds'].sum())} of {len(part)} runs: {claim}")

@@ -86,3 +86,37 @@ def preference_accuracy(model, tokenizer, pairs: pd.DataFrame) -> pd.DataFrame:
     per_token = chosen["log_likelihood"] / chosen["tokens"] - rejected["log_likelihood"] / rejected["tokens"]
     return pd.DataFrame({"id": list(pairs["id"]), "kind": list(pairs["kind"]), "summed": np.sign(margin) / 2 + 0.5,
                          "normalised": np.sign(per_token) / 2 + 0.5, "margin": margin, "margin_per_token": per_token})
+
+
+def drift(policy, reference, tokenizer, prompts: list[str], *, seed: int, tokens: int = 48, batch: int = 32) -> pd.DataFrame:
+    """How far the policy has moved from the reference, on one sampled answer per prompt: one row per prompt.
+
+    tokens_before, tokens_after: length of the reference's and of the policy's own answer (at most `tokens`, end mark included).
+    kl: sum over the tokens of the policy's answer of KL(policy || reference) in nats, each exact over the vocabulary.
+    """
+    import torch
+    rows = []
+    for at in range(0, len(prompts), batch):
+        before, _ = _sampled(reference, tokenizer, prompts[at:at + batch], seed + at, tokens)
+        after, ids = _sampled(policy, tokenizer, prompts[at:at + batch], seed + at, tokens)
+        with torch.no_grad():
+            ours, theirs = (model(**ids).logits[:, -after.shape[1] - 1:-1].float().log_softmax(-1) for model in (policy, reference))
+        kl = ((ours.exp() * (ours - theirs)).sum(-1) * after).sum(-1)
+        rows.append(pd.DataFrame({"prompt": prompts[at:at + batch], "tokens_before": before.sum(-1).tolist(), "tokens_after": after.sum(-1).tolist(), "kl": kl.tolist()}))
+    return pd.concat(rows, ignore_index=True)
+
+
+def _sampled(model, tokenizer, prompts: list[str], seed: int, tokens: int):
+    """Sampled answers at temperature 1: a mask (prompts, answer tokens) of what belongs to them, and prompt with answer as model inputs."""
+    import torch
+    side, tokenizer.padding_side = tokenizer.padding_side, "left"
+    given = tokenizer(prompts, return_tensors="pt", padding=True).to(model.device)
+    tokenizer.padding_side = side
+    given = {name: given[name] for name in ("input_ids", "attention_mask")}
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        out = model.generate(**given, max_new_tokens=tokens, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, pad_token_id=tokenizer.pad_token_id)
+    answer = out[:, given["input_ids"].shape[1]:]
+    ended = (answer == tokenizer.eos_token_id).int()
+    mask = (ended.cumsum(-1) - ended == 0).int()  # up to the first end mark, itself included
+    return mask, {"input_ids": out, "attention_mask": torch.cat([given["attention_mask"], mask], -1)}
