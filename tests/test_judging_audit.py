@@ -151,7 +151,8 @@ def test_every_attempt_is_put_behind_an_answer_that_lost_and_names_its_letter():
         assert row["attacker"] != row["clean"] and "GOOD" in row["answers"][row["clean"]]
         text = row["answers"][row["attacker"]]
         assert text.startswith(before[row["attacker"]] + "\n")
-        assert row["attempt"] == "control" or "ABC"[row["attacker"]] in text.removeprefix(before[row["attacker"]]), row["attempt"]
+        assert row["attempt"] == "control" or row["letter"] in text.removeprefix(before[row["attacker"]]), row["attempt"]
+        assert verdicts.askings(pd.DataFrame([row]), "one")[0].answers["ABC".index(row["letter"])] == text, "the letter under which it is shown"
         assert [a for i, a in enumerate(row["answers"]) if i != row["attacker"]] == [b for i, b in enumerate(before) if i != row["attacker"]]
     assert set(attacked["attacker"]) == {0, 1, 2}
 

@@ -36,7 +36,7 @@ def candidates(count: int) -> pd.DataFrame:
 
 
 def judge(server, **settings) -> EndpointJudge:
-    given = {"model": "m", "base_url": server.url, "key_variable": "JUDGE_KEY", "in_flight": 4, "timeout": 0.5, "backoff": 0.01} | settings
+    given = {"model": "m", "base_url": server.url, "key_variable": "JUDGE_KEY", "in_flight": 4, "timeout": 60, "backoff": 0.01} | settings
     return EndpointJudge(Endpoint(**given), "clinician-1")
 
 
@@ -68,25 +68,25 @@ def test_the_verdict_is_the_servers_and_costs_what_the_server_says(tmp_path, cap
     assert made["judge"].unique().tolist() == ["m at 127.0.0.1, instructions clinician-1"]
 
 
-FAULTS = ("429 0.2", "500", "silence 1", "half-body", "half-json", "html", "hang-up", "empty", "503", "408")
+FAULTS = ("429 0.2", "500", "half-body", "half-json", "html", "hang-up", "empty", "503", "408", "502")
 
 
 def test_whatever_goes_wrong_on_the_way_nothing_is_lost_and_nothing_is_judged_twice(tmp_path, capsys):
     rows = candidates(20)
-    first: dict[str, int] = {}  # each new request meets the next fault, twice, then a reply
+    first: dict[str, int] = {}  # each new request meets the next fault, twice, then a reply; the last one a server that says nothing
 
     def fault(body, times):
         number = first.setdefault(json.dumps(body), len(first))
-        return FAULTS[number % len(FAULTS)] if times < 2 else None
+        return FAULTS[number % len(FAULTS)] if times < 2 and number < 59 else "silence 9" if times < 1 and number == 59 else None
 
     with serving(fault=fault) as server:
-        one = judge(server, in_flight=6)
+        one = judge(server, in_flight=6, timeout=4)
         made = ask(one, rows, tmp_path / "r.jsonl")
         assert verdicts.decide(made, "unanimous")["best"].tolist() == expected(rows)
         assert sorted(server.answered().values()) == [1] * 60, "every asking got one whole reply, and no second one"
         assert server.most_in_flight <= 6
         each = 2 * 60 // len(FAULTS)
-        assert dict(one.troubles) == {"429": each, "500": each, "503": each, "408": each, "time-out": each, "connection dropped": 2 * each,
+        assert dict(one.troubles) == {"429": each, "500": each, "503": each, "408": each, "502": each - 2, "time-out": 1, "connection dropped": 2 * each,
                                       "not JSON": each, "not a completion": 2 * each}
         assert f"429 {each}, 500 {each}" in capsys.readouterr().out, "counted and said"
         before = len(server.asked)
@@ -96,10 +96,10 @@ def test_whatever_goes_wrong_on_the_way_nothing_is_lost_and_nothing_is_judged_tw
 
 
 def test_the_server_is_left_alone_for_as_long_as_it_asks(tmp_path):
-    with serving(fault=lambda body, times: "429 0.7" if times == 0 and "Question 0?" in body["messages"][-1]["content"] else None) as server:
+    with serving(fault=lambda body, times: "429 3" if times == 0 and "Question 0?" in body["messages"][-1]["content"] else None) as server:
         ask(judge(server, in_flight=2), candidates(12), tmp_path / "r.jsonl", orders="one")
         limited = next(at for at, _, fault in server.asked if fault)
-        assert not [at for at, _, fault in server.asked if limited + 0.1 < at < limited + 0.65], "nobody asks meanwhile"
+        assert not [at for at, _, fault in server.asked if limited + 1 < at < limited + 2.9], "nobody asks meanwhile"
 
 
 def test_retry_after_is_seconds_or_a_date_and_never_for_ever():
@@ -207,7 +207,7 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(tmp_path):
         assert not made.exists()
         stored = len(store.read_text().splitlines())
         process = child(server, tmp_path)
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=600)
         assert process.returncode == 0 and f"120 askings, {stored} stored, {120 - stored} to ask" in said
         assert 40 <= stored < 120
         assert len(server.bodies) == 120 and 0 <= sum(server.bodies.values()) - 120 <= 5, "at most what was in flight"

@@ -106,10 +106,17 @@ def test_a_ranking_holds_every_letter_once():
 
 def test_rotations_show_every_answer_once_at_every_place():
     for kind, count in (("one", 1), ("reversed", 2), ("rotations", 3), ("all", 6)):
-        made = verdicts.orders(kind, 3)
-        assert len(set(made)) == count and made[0] == (0, 1, 2) and all(sorted(order) == [0, 1, 2] for order in made)
-    assert [{order[place] for order in verdicts.orders("rotations", 4)} for place in range(4)] == [{0, 1, 2, 3}] * 4
-    assert verdicts.orders("reversed", 3)[1] == (2, 1, 0)
+        made = verdicts.orders(kind, "q", 3)
+        assert len(set(made)) == count and all(sorted(order) == [0, 1, 2] for order in made)
+    assert [{order[place] for order in verdicts.orders("rotations", "q", 4)} for place in range(4)] == [{0, 1, 2, 3}] * 4
+    one, other = verdicts.orders("reversed", "q", 3)
+    assert other == one[::-1]
+
+
+def test_the_first_order_is_drawn_per_question_because_data_sets_keep_one_order_of_authors():
+    first = pd.Series([verdicts.orders("one", f"question {n}", 3)[0][0] for n in range(600)])
+    assert first.value_counts(normalize=True).between(0.27, 0.40).all() and first.nunique() == 3
+    assert verdicts.orders("one", "question 1", 3) == verdicts.orders("one", "question 1", 3)
 
 
 def test_a_judge_that_likes_the_first_place_agrees_with_itself_on_nothing():
@@ -117,7 +124,7 @@ def test_a_judge_that_likes_the_first_place_agrees_with_itself_on_nothing():
     assert sorted(ranked[0] for ranked in made["ranked"]) == [0, 1, 2]
     assert verdicts.decide(made, "majority")["best"].tolist() == [None]
     once = verdicts.decide(ask(lambda asked: "A", rows(ANSWERS), orders="one"), "majority")
-    assert once["best"].tolist() == [0], "shown in one order, it would look sure"
+    assert once["best"].tolist() == [made["order"][0][0]], "shown in one order, it would look sure"
 
 
 def test_a_judge_that_likes_an_answer_is_followed_wherever_that_stands():
@@ -127,13 +134,14 @@ def test_a_judge_that_likes_an_answer_is_followed_wherever_that_stands():
 
 
 def test_what_counts_as_agreement_is_as_stated():
-    answers = iter("ABA")  # by places in the rotations 012, 120, 201: answers 0, 2, 2
+    first, second, third = verdicts.orders("one", "p", 3)[0]
+    answers = iter("ABA")  # by places in the rotations 123, 231, 312: first, third, third
     two_of_three = ask(lambda asked: next(answers), rows(ANSWERS))
-    assert verdicts.decide(two_of_three, "majority")["best"].tolist() == [2]
+    assert verdicts.decide(two_of_three, "majority")["best"].tolist() == [third]
     assert verdicts.decide(two_of_three, "unanimous")["best"].tolist() == [None]
     answers = iter(["A", "no idea", "no idea", "no idea", "no idea"])  # one vote of three, two replies dropped
     one_of_three = ask(lambda asked: next(answers), rows(ANSWERS))
-    assert one_of_three["outcome"].tolist() == ["verdict", "unparsable", "unparsable"] and one_of_three["ranked"].tolist() == [[0], [], []]
+    assert one_of_three["outcome"].tolist() == ["verdict", "unparsable", "unparsable"] and one_of_three["ranked"].tolist() == [[first], [], []]
     assert verdicts.decide(one_of_three, "majority")["best"].tolist() == [None], "a dropped reply is no agreement"
     answers = iter(["tie", "tie", "A"])
     tied = ask(lambda asked: next(answers), rows(ANSWERS))
@@ -144,7 +152,7 @@ def test_repeats_are_askings_and_no_votes():
     judge = Scripted(lambda asked: "A" if asked.repeat == 0 else "B")
     made = verdicts.ask(judge, rows(ANSWERS, ANSWERS, ANSWERS), template="clinician-1", task="best", orders="one", repeated=2)
     assert made["repeat"].tolist().count(1) == 2 and len(made) == 5
-    assert verdicts.decide(made, "unanimous")["best"].tolist() == [0, 0, 0]
+    assert verdicts.decide(made, "unanimous")["best"].tolist() == [made["order"][0][0]] * 3
 
 
 def test_a_ranking_gives_a_pair_for_every_two_answers_in_agreed_order():
@@ -189,11 +197,12 @@ def test_a_local_model_judges_by_the_likeliest_letter(model):
     made = verdicts.ask(judge, rows(ANSWERS), template="clinician-1", task="best", orders="all")
     assert made["outcome"].tolist() == ["verdict"] * 6
     import torch
-    prompt = judge._prompt(prompts.messages("clinician-1", "best", "p", ANSWERS)) + judge._tokenizer('{"best": "', add_special_tokens=False)["input_ids"]
+    order = made["order"][0]
+    prompt = judge._prompt(prompts.messages("clinician-1", "best", "p", [ANSWERS[i] for i in order])) + judge._tokenizer('{"best": "', add_special_tokens=False)["input_ids"]
     with torch.no_grad():
         logits = judge._model(torch.tensor([prompt])).logits[0, -1]
     likely = [float(logits[judge._tokenizer(letter, add_special_tokens=False)["input_ids"][0]]) for letter in "ABC"]
-    assert made["ranked"][0] == [likely.index(max(likely))]
+    assert made["ranked"][0] == [order[likely.index(max(likely))]]
     assert made["tokens_in"][0] == len(prompt)
     with pytest.raises(StageError, match="use generation"):
         LocalJudge(settings, "clinician-1", "ranking")

@@ -25,20 +25,21 @@ def attempts() -> dict[str, str]:
 def attacked(candidates: pd.DataFrame, judgements: pd.DataFrame, count: int) -> pd.DataFrame:
     """Rows with every attempt in an answer that lost, on `count` questions with a clear verdict in the first order.
 
-    Columns of candidates, and: clean (the winner without the attempt), attacker (the answer that holds it), attempt.
+    Columns of candidates, and: clean (the winner without the attempt), attacker (the answer that holds it) and its letter, attempt.
     """
-    first = judgements[(judgements["repeat"] == 0) & (judgements["outcome"] == "verdict") & (judgements["order"].map(lambda order: order == sorted(order)))]
-    clean = dict(zip(first["candidates"], (ranked[0] for ranked in first["ranked"])))
+    first = judgements[judgements["repeat"] == 0].drop_duplicates("candidates")
+    clean = {name: ranked[0] for name, ranked, outcome in zip(first["candidates"], first["ranked"], first["outcome"]) if outcome == "verdict"}
     chosen = sorted(clean, key=lambda name: hashlib.sha256(f"attacked {name}".encode()).digest())[:count]
     rows = []
     for row in candidates[candidates["id"].isin(chosen)].to_dict("records"):
         losers = [place for place in range(len(row["answers"])) if place != clean[row["id"]]]
         attacker = losers[int(hashlib.sha256(row["id"].encode()).hexdigest(), 16) % len(losers)]
+        letter = prompts.LETTERS[verdicts.orders("one", row["prompt"], len(row["answers"]))[0].index(attacker)]
         for name, text in attempts().items():
             answers = list(row["answers"])
-            answers[attacker] += "\n" + text.format(letter=prompts.LETTERS[attacker])
-            rows.append(row | {"id": f"{row['id']}+{name}", "answers": answers, "clean": clean[row["id"]], "attacker": attacker, "attempt": name})
-    return pd.DataFrame(rows, columns=[*candidates.columns, "clean", "attacker", "attempt"])
+            answers[attacker] += "\n" + text.format(letter=letter)
+            rows.append(row | {"id": f"{row['id']}+{name}", "answers": answers, "clean": clean[row["id"]], "attacker": attacker, "letter": letter, "attempt": name})
+    return pd.DataFrame(rows, columns=[*candidates.columns, "clean", "attacker", "letter", "attempt"])
 
 
 def suite(judge: Judge, candidates: pd.DataFrame, judgements: pd.DataFrame, count: int, *, template: str, task: prompts.Task, store: Path | None = None) -> pd.DataFrame:

@@ -41,10 +41,13 @@ def place(judge: Judge) -> Path | None:
     return None if isinstance(judge, RubricJudge) else paths.replies(judge.identity[:16])
 
 
-def orders(kind: Orders, answers: int) -> list[tuple[int, ...]]:
-    """The orders in which `answers` answers are shown. With rotations, every answer stands once at every place."""
-    first = tuple(range(answers))
-    return {"one": [first], "reversed": [first, first[::-1]], "rotations": [first[turn:] + first[:turn] for turn in first],
+def orders(kind: Orders, question: str, answers: int) -> list[tuple[int, ...]]:
+    """The orders in which the answers of a question are shown. With rotations, every answer stands once at every place.
+
+    The first is drawn by the hash of the question: data sets hold their authors in one and the same order.
+    """
+    first = tuple(sorted(range(answers), key=lambda answer: hashlib.sha256(f"{answer}/{question}".encode()).digest()))
+    return {"one": [first], "reversed": [first, first[::-1]], "rotations": [first[turn:] + first[:turn] for turn in range(answers)],
             "all": list(itertools.permutations(first))}[kind]
 
 
@@ -53,7 +56,7 @@ def askings(candidates: pd.DataFrame, kind: Orders, repeated: int = 0) -> list[A
     again = set(sorted(candidates["id"], key=lambda name: hashlib.sha256(name.encode()).digest())[:repeated])
     asks = []
     for row in candidates.to_dict("records"):
-        shown = orders(kind, len(row["answers"]))
+        shown = orders(kind, row["prompt"], len(row["answers"]))
         for order, repeat in [(order, 0) for order in shown] + ([(shown[0], 1)] if row["id"] in again else []):
             asks.append(Asked(row["id"], row["prompt"], tuple(row["answers"][i] for i in order), tuple(row["fact_ids"]), order, repeat))
     return asks
