@@ -4,7 +4,7 @@ import json
 
 import pandas as pd
 import pytest
-from small import make_model, make_tokenizer
+from small import TINY, make_model, make_tokenizer
 
 from hippo_utils.judging import asking, pairs, prompts, verdicts
 from hippo_utils.judging.local import LocalJudge
@@ -68,7 +68,7 @@ def test_template_syntax_in_an_answer_is_text():
 
 
 def test_an_unknown_template_is_one_sentence_that_names_those_there_are():
-    with pytest.raises(StageError, match="no template clinician-9; there are clinician-1"):
+    with pytest.raises(StageError, match="no template clinician-9; there are clinician-1$"):
         prompts.messages("clinician-9", "best", "q", ANSWERS)
 
 
@@ -100,6 +100,11 @@ def test_a_ranking_holds_every_letter_once():
             prompts.parse(json.dumps({"ranking": wrong}), "ranking", 3)
     with pytest.raises(ValueError):
         prompts.parse('{"best": "A"}', "ranking", 3)
+
+
+def test_the_rubric_needs_the_mini_world():
+    with pytest.raises(StageError, match="choose the judge endpoint or local"):
+        verdicts.open_judge(TINY.preference)
 
 
 # --- orders and agreement --------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from hippo_utils.judging import prompts, verdicts
 from hippo_utils.judging.asking import Judge
 from hippo_utils.statistics import wilson
 
-ATTEMPTS = prompts.TEMPLATES / "injections-1.yaml"
+ATTEMPTS = Path(__file__).with_name("injections-1.yaml")
 
 
 def attempts() -> dict[str, str]:

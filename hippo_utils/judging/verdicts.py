@@ -19,6 +19,7 @@ from hippo_utils.judging.endpoint import EndpointJudge
 from hippo_utils.judging.local import LocalJudge
 from hippo_utils.judging.rubric import RubricJudge
 from hippo_utils.judging.store import Store
+from hippo_utils.manifest import StageError
 from hippo_utils.miniworld.world import World
 from hippo_utils.params import Preference
 
@@ -33,6 +34,9 @@ def open_judge(settings: Preference, world: World | None = None) -> Judge:
         return EndpointJudge(settings.endpoint, settings.template)
     if settings.judge == "local":
         return LocalJudge(settings.local, settings.template, settings.task)
+    if world is None:
+        raise StageError("preference.judge is rubric, which looks things up in the mini world's facts, and this run has corpus.world null; "
+                         "choose the judge endpoint or local")
     return RubricJudge(world)
 
 
