@@ -230,6 +230,27 @@ def test_a_line_that_was_cut_short_does_not_count_and_spoils_nothing(tmp_path):
         assert store.get("one") and store.get("two") is None and store.get("three") == {"text": "line\nbreak\r\u2028"}
 
 
+def test_second_replies_are_paid_for_once_and_counted_every_time(tmp_path):
+    spent = []
+    with serving(fault=lambda body, times: "prose" if "could not be read before" not in body["messages"][-1]["content"] else None) as server:
+        for _ in range(2):
+            one = judge(server, price_in=1.0, price_out=0.0)
+            assert (ask(one, candidates(3), tmp_path / "r.jsonl", orders="one")["outcome"] == "verdict").all()
+            spent.append(one.account.spent)
+        assert len(server.asked) == 6 and spent == [pytest.approx(6 * 1000 / 1e6)] * 2
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    with Store(tmp_path / "r.jsonl") as store:
+        store.put("one", {"text": "1"})
+        with monkeypatch.context() as full:
+            full.setattr(os, "write", lambda file, data: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            with pytest.raises(StageError, match="free some space and start again"):
+                store.put("two", {"text": "2"})
+    with Store(tmp_path / "r.jsonl") as store:
+        assert store.get("one") and store.get("two") is None
+
+
 def test_two_runs_with_one_judge_take_turns_and_ask_nothing_twice(tmp_path, capfd):
     with serving(delay=0.02) as server, ThreadPoolExecutor(2) as both:
         made = [both.submit(ask, judge(server), candidates(20), tmp_path / "r.jsonl") for _ in range(2)]

@@ -3,10 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from small import make_model, make_tokenizer
+from small import TINY, make_model, make_tokenizer, world
 
 from hippo_utils import manifest, paths
+from hippo_utils.corpus import sources
 from hippo_utils.evaluation import preferences
+from hippo_utils.judging import audit, pairs, rubric, verdicts
 from hippo_utils.params import load_runs
 from hippo_utils.reporting import studies
 from hippo_utils.training import preference
@@ -65,6 +67,20 @@ def test_the_judge_noise_study_differs_by_the_error_rate_alone():
     assert len(same) == 1
     assert len({manifest.plan_key(settings, "03_instruction") for settings in runs}) == 1, "all before the judge is made once"
     assert len({studies.setting_of(settings.run, "study_judge_noise") for settings in runs}) == 5, "five settings, not five seeds of one"
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.2, 0.4])
+def test_a_worse_judge_teaches_as_many_wrong_pairs_as_its_rate_says_and_tests_with_none(rate):
+    """The mechanism on the small world: what DPO trains on is wrong, what it is measured with is not, and the audit sees it."""
+    rows = sources.build_candidates(TINY.corpus.model_copy(update={"candidates": {"mini_consultations": 180}}), world(), 0)
+    judgements = verdicts.ask(verdicts.open_judge(TINY.preference, world()), rows, template="clinician-1", task="best", orders="one")
+    decided = pairs.with_errors(rows, verdicts.decide(judgements, "majority"), rate, seed=4)
+    table = audit.audit(rows, judgements, decided, seed=0, reference=rubric.truth(rows), resamples=100).set_index(["what", "of"])["value"]
+    assert abs(1 - table["agreed with the reference", "questions, train"] - rate) < 0.1 and table["agreed with the reference", "questions, test"] == 1
+    made = pairs.best_against_others(rows, decided)
+    best = {row["id"]: row["answers"][row["authors"].index("clinician")] for row in rows.to_dict("records")}
+    taught_wrong = made["chosen"] != made["id"].str.rsplit("-", n=1).str[0].map(best)
+    assert abs(taught_wrong[made["split"] == "train"].mean() - rate) < 0.1 and not taught_wrong[made["split"] == "test"].any() and len(made) == 360
 
 
 def test_a_study_of_judges_draws_their_errors_against_what_was_gained(home):

@@ -126,6 +126,8 @@ def ask_all(judge: Judge, asks: list[Asked], render: Render, parse: Parse, store
             return judge.reply(asked, messages)
         key = key_of(judge.identity, messages, asked.repeat)
         if entry := store.get(key):
+            if complaint:  # first replies were counted before anything was asked
+                judge.account.settle(0.0, Reply(**entry))
             return Reply(**entry)
         held, reply = judge.account.hold(_size(messages)), None
         try:
@@ -134,7 +136,8 @@ def ask_all(judge: Judge, asks: list[Asked], render: Render, parse: Parse, store
             judge.account.settle(held, reply)
         if reply.trouble != "rejected":  # costs nothing, and another day the server may take it
             store.put(key, reply._asdict())
-        progress.count(judge)
+        if not complaint:
+            progress.count(judge)
         return reply
 
     def one(asked: Asked) -> Judgement | None:

@@ -64,7 +64,10 @@ class Store:
         """Store one reply; on return it survives the death of this process."""
         line = (json.dumps({"key": key} | entry) + "\n").encode()
         with self._lock:
-            written = os.write(self._file, line)
-            if written < len(line):
-                raise StageError(f"the disk took only a part of a verdict ({self.path}); free some space and start again: what is stored stays")
+            try:
+                whole = os.write(self._file, line) == len(line)
+            except OSError:
+                whole = False
+            if not whole:
+                raise StageError(f"the disk did not take a verdict ({self.path}); free some space and start again: what is stored stays")
             self._replies[key] = entry
