@@ -85,6 +85,8 @@ SMALL = {  # the smallest data of every figure, in the columns that its notebook
     "corpus": [{"kind": kind, "source": f"mini_{kind}", "tokens": 1000 * n} for n, kind in enumerate(("documents", "held out", "instructions"), 1)],
     "pretraining": curve("loss", "base", "CP") + bar("perplexity", "mini_guidelines", "base", "CP"),
     "instruction": curve("loss", "SFT", "CP+SFT") + bar("rows", "mini_flashcards", ""),
+    "judge": [{"panel": panel, "x": x, "y": 0.4, "low": 0.3, "high": 0.5, "fair": 0.5} for panel, x in (("place", "place 1"), ("length", "1–9"), ("winner", "clinician"))],
+    "judge_noise": [{"run": f"errors_{x}", "series": "all", "x": x, "y": 0.2 - x, "low": 0.1 - x, "high": 0.3 - x} for x in (0.0, 0.4)],
     "preference": curve("loss", "loss") + bar("accuracy", "fact", "CP+SFT", "CP+SFT+DPO"),
     "study": [{"group": group, "setting": setting, "stages": stages, "runs": 1, "accuracy": 0.5, "low": 0.4, "high": 0.6}
               for group in ("seen", "held_out") for setting in ("all", "patients") for stages in ("base", "SFT", "CP+SFT")],
