@@ -41,20 +41,6 @@ def spread(rows: pd.DataFrame, keys: list[str], value: str) -> pd.DataFrame:
     return rows.groupby(keys, sort=False)[value].agg(runs="size", mean="mean", sd="std", min="min", max="max").reset_index()
 
 
-def for_figure(accuracies: pd.DataFrame) -> pd.DataFrame:
-    """One bar per group, setting and stage: zero-shot accuracy on the pooled knowledge items (else on the benchmark with most items).
-
-    low and high are the interval of a setting's one run, or the smallest and largest value of its replicates.
-    """
-    benchmark = "knowledge" if "knowledge" in set(accuracies["benchmark"]) else accuracies.loc[accuracies["n"].idxmax(), "benchmark"]
-    shown = accuracies[(accuracies["benchmark"] == benchmark) & (accuracies["shots"] == 0) & (accuracies["protocol"] == "option_text") & (accuracies["group"] != "control")]
-    rows = []
-    for (group, setting, stages), part in shown.groupby(["group", "setting", "stages"], sort=False):
-        low, high = (part["ci_low"].min(), part["ci_high"].max()) if len(part) == 1 else (part["accuracy"].min(), part["accuracy"].max())
-        rows.append({"group": group, "benchmark": benchmark, "setting": setting, "stages": stages, "runs": len(part), "accuracy": part["accuracy"].mean(), "low": low, "high": high})
-    return pd.DataFrame(rows)
-
-
 def judge_noise(study: str, runs: list[str]) -> pd.DataFrame:
     """How often the judge was wrong on training questions against what DPO gained on held-out ones: a row per run and kind of pair.
 
@@ -72,9 +58,23 @@ def judge_noise(study: str, runs: list[str]) -> pd.DataFrame:
                          "low": gain["difference_low"], "high": gain["difference_high"]})
 
 
+def for_figure(accuracies: pd.DataFrame) -> pd.DataFrame:
+    """One bar per group, setting and stage: zero-shot accuracy on the pooled knowledge items (else on the benchmark with most items).
+
+    low and high are the interval of a setting's one run, or the smallest and largest value of its replicates.
+    """
+    benchmark = "knowledge" if "knowledge" in set(accuracies["benchmark"]) else accuracies.loc[accuracies["n"].idxmax(), "benchmark"]
+    shown = accuracies[(accuracies["benchmark"] == benchmark) & (accuracies["shots"] == 0) & (accuracies["protocol"] == "option_text") & (accuracies["group"] != "control")]
+    rows = []
+    for (group, setting, stages), part in shown.groupby(["group", "setting", "stages"], sort=False):
+        low, high = (part["ci_low"].min(), part["ci_high"].max()) if len(part) == 1 else (part["accuracy"].min(), part["accuracy"].max())
+        rows.append({"group": group, "benchmark": benchmark, "setting": setting, "stages": stages, "runs": len(part), "accuracy": part["accuracy"].mean(), "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
 def report(study: str, runs: list[str]) -> None:
-    """Write table_spread (accuracies), table_steps (paired differences), table_claims, table_preferences and fig_study of a study (and
-    fig_judge_noise if its judges differ), and print what holds in how many runs."""
+    """Write table_spread (accuracies), table_steps (paired differences), table_claims, table_preferences, fig_study and, if its judges differ,
+    fig_judge_noise of a study, and print what holds in how many runs."""
     folder = paths.figures(study)
     folder.mkdir(parents=True, exist_ok=True)
     accuracies = collect(study, runs, "pooled")
@@ -91,7 +91,7 @@ def report(study: str, runs: list[str]) -> None:
     figures.draw("study", folder, "paper" if scales == {"paper"} else "mini")
     if len(noise := judge_noise(study, runs)):
         noise.to_csv(folder / "fig_judge_noise.csv", index=False, float_format=DIGITS, lineterminator="\n")
-        figures.draw("judge_noise", folder, manifest.read(runs[0], "04_preference")["scale"])
+        figures.draw("judge_noise", folder, "paper" if scales == {"paper"} else "mini")
     print(f"{len(runs)} runs side by side, in {paths.shown(folder)}:")
     for claim, part in claims.groupby("claim", sort=False):
         print(f"  {int(part['holds'].sum())} of {len(part)} runs: {claim}")
