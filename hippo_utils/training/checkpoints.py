@@ -20,7 +20,7 @@ from hippo_utils.manifest import write_json
 from hippo_utils.params import Training
 
 WHOLE = "whole.json"        # names every file of a checkpoint or result with its size; written last
-ROW_ORDER = "row_order.pt"  # the random state from which the epoch's order of rows was drawn
+ROW_ORDER = "row_order.bin"  # the random state from which the epoch's order of rows was drawn
 ELSEWHERE = {"devices", "nodes", "checkpoint_minutes"}  # settings that do not change what is learned
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
 
