@@ -354,7 +354,8 @@ class Cluster(Section):
 class Params(Section):
     run: str
     paper: Literal["hippocrates", "hypnos"]
-    scale: Literal["mini", "paper"] = Field(description="mini results are marked on every figure and never set against the paper's")
+    scale: Literal["mini", "small", "paper"] = Field(description="results of a mini world, or of a smaller base and less data, are marked on every figure "
+                                                     "and never set against the paper's")
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     threads: Count = Field(description="CPU threads per process; part of the parameters because it can change last digits")
     corpus: Corpus
