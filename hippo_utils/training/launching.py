@@ -44,10 +44,12 @@ def train(fit: Callable, model, tokenizer, data: pd.DataFrame, training: Trainin
         trainer, *tables = fit(model, tokenizer, data, training, place, seed)
         checkpoints.finish(trainer, place, tables)
         return models.plain(trainer.model).eval(), *tables
+    refuse_fsdp_without_gpus(training)
+    words = command(place, training)
     prepare(place, fit, model, tokenizer, data, training, seed)
     device = model.device
     start = model.to("cpu")  # the devices belong to the processes now
-    stream(command(place, training), place)
+    stream(words, place)
     trained, *tables = checkpoints.finished(place, start) or [None]
     if trained is None:
         raise StageError(f"accelerate launch ended without a result in {paths.shown(place)}; read its log above")
@@ -63,6 +65,14 @@ def prepare(place: Path, fit: Callable, model, tokenizer, data: pd.DataFrame, tr
     tokenizer.save_pretrained(place / "start")
     data.to_parquet(place / "texts.parquet")
     write_json({"fit": fit.__module__, "training": training.model_dump(), "seed": seed}, place / "job.json")
+
+
+def refuse_fsdp_without_gpus(training: Training) -> None:
+    """accelerate takes FSDP on GPUs only; on CPU processes it says nothing and gives each of them the whole model."""
+    import torch
+    config = (paths.PARAMS / "accelerate" / f"{training.accelerate}.yaml").read_text(encoding="utf-8")
+    if "distributed_type: FSDP" in config and not torch.cuda.is_available():
+        raise StageError(f"{training.accelerate} shares a model out over GPUs, and this machine has none; take accelerate: ddp")
 
 
 def command(place: Path, training: Training) -> list[str]:
