@@ -172,6 +172,7 @@ class Pretraining(Section):
 class Instruction(Section):
     """03: the mixture of instruction sources (weight 1 = each row once an epoch) and supervised fine-tuning."""
     mixture: dict[str, Annotated[Number, Field(ge=0)]]
+    validation: Annotated[int, Field(ge=0)] = Field(0, description="prompts of the mixture that are kept out of training to measure it; 0 = the exams' development items")
     sft: Training
 
     @model_validator(mode="after")

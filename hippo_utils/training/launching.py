@@ -11,6 +11,7 @@ where FOLDER, prepared by the notebook, holds the model to start from, the token
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -87,18 +88,13 @@ def command(place: Path, training: Training) -> list[str]:
     first = subprocess.run(["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]], capture_output=True, text=True, check=True).stdout.split()[0]
     port = PORT + int(os.environ.get("SLURM_JOB_ID", 0)) % 1000  # two jobs may share a node
     several = ["--num_machines", str(training.nodes), "--main_process_ip", first, "--main_process_port", str(port)]
-    each = " ".join(map(_quoted, [*launch, *several])) + " --machine_rank $SLURM_NODEID " + " ".join(map(_quoted, module))
+    each = " ".join(map(shlex.quote, [*launch, *several])) + " --machine_rank $SLURM_NODEID " + " ".join(map(shlex.quote, module))
     return ["srun", f"--nodes={training.nodes}", f"--ntasks={training.nodes}", "--ntasks-per-node=1", "bash", "-c", each]
-
-
-def _quoted(word: str) -> str:
-    import shlex
-    return shlex.quote(word)
 
 
 def stream(words: list[str], place: Path) -> None:
     """Run a command, its output line by line into the notebook and into the training's folder; StageError with its last words if it fails."""
-    print("$ " + " ".join(map(_quoted, words)), flush=True)
+    print("$ " + " ".join(map(shlex.quote, words)), flush=True)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(paths.ROOT), os.environ.get("PYTHONPATH")])), "PYTHONUNBUFFERED": "1"}
     child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment, cwd=paths.ROOT)
     said = []
