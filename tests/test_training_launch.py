@@ -16,6 +16,7 @@ from hippo_utils import params, paths
 from hippo_utils.manifest import StageError
 from hippo_utils.training import instruction, launching, models, preference, pretraining, trainer
 
+# Rows come out as whole batches: a short last one is filled up with rows from the beginning when several processes share it.
 EFFECTIVE = {"batch": 4, "accumulation": 2, "epochs": 2, "schedule": "cosine"}
 CP = TRAINING.model_copy(update=EFFECTIVE | {"max_length": 32})
 SFT = TRAINING.model_copy(update=EFFECTIVE)
@@ -53,7 +54,7 @@ def weights(model) -> torch.Tensor:
     return torch.cat([weight.detach().flatten() for name, weight in sorted(model.named_parameters())])
 
 
-STEPS = {"CP": lambda model, tokenizer, how, folder: pretraining.train(model, tokenizer, TEXTS[:36], CP.model_copy(update=how), folder=folder, seed=3),
+STEPS = {"CP": lambda model, tokenizer, how, folder: pretraining.train(model, tokenizer, TEXTS[:32], CP.model_copy(update=how), folder=folder, seed=3),
          "SFT": lambda model, tokenizer, how, folder: instruction.train(model, tokenizer, INSTRUCTIONS, SFT.model_copy(update=how), folder=folder, seed=3),
          "DPO": lambda model, tokenizer, how, folder: preference.train(model, tokenizer, PAIRS, DPO.model_copy(update=EFFECTIVE | how), folder=folder, seed=3)}
 
