@@ -66,7 +66,7 @@ def data(name: str, tokenizer, rows: int, length: int) -> pd.DataFrame:
     prompts = [f"{exactly(length // 4, seed)}\n" for seed in range(rows)]
     if name == "SFT":
         return pd.DataFrame({"prompt": prompts, "completion": [exactly(length, seed + 1) for seed in range(rows)]})
-    short = length // 2  # pairs that are too long would be dropped, and decoded words may be cut into other tokens again
+    short = int(0.7 * length)  # pairs that are too long would be dropped, and decoded words may be cut into other tokens again
     return pd.DataFrame({"prompt": prompts, "chosen": [exactly(short, seed + 1) for seed in range(rows)], "rejected": [exactly(short, seed + 2) for seed in range(rows)]})
 
 
