@@ -172,6 +172,7 @@ class Pretraining(Section):
 class Instruction(Section):
     """03: the mixture of instruction sources (weight 1 = each row once an epoch) and supervised fine-tuning."""
     mixture: dict[str, Annotated[Number, Field(ge=0)]]
+    validation: Annotated[int, Field(ge=0)] = Field(0, description="prompts of the mixture that are kept out of training to measure it; 0 = the exams' development items")
     sft: Training
 
     @model_validator(mode="after")
@@ -356,7 +357,8 @@ class Cluster(Section):
 class Params(Section):
     run: str
     paper: Literal["hippocrates", "hypnos"]
-    scale: Literal["mini", "paper"] = Field(description="mini results are marked on every figure and never set against the paper's")
+    scale: Literal["mini", "small", "paper"] = Field(description="results of a mini world, or of a smaller base and less data, are marked on every figure "
+                                                     "and never set against the paper's")
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     threads: Count = Field(description="CPU threads per process; part of the parameters because it can change last digits")
     corpus: Corpus

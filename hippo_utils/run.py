@@ -257,7 +257,7 @@ def results(settings: Params) -> str:
     rows = list(csv.DictReader(open(file, encoding="utf-8")))
     shown = [row for row in rows if row["group"] == "held_out"] or [row for row in rows if row["group"] == "all"]
     benchmarks = list(dict.fromkeys(row["benchmark"] for row in shown))
-    mark = "MINI RUN, synthetic exams, never comparable with the paper" if settings.scale == "mini" else "paper scale"
+    mark = "MINI RUN, synthetic exams, never comparable with the paper" if settings.scale == "mini" else f"{settings.scale} scale"
     lines = [f"{settings.run}: accuracy in % on {shown[0]['group'].replace('_', '-')} items, {shown[0]['shots']}-shot ({mark})" if shown else "",
              f"  {'':<24}" + "".join(f"{name:>14}" for name in benchmarks)]
     for label in dict.fromkeys((row["stages"], row["protocol"]) for row in shown):

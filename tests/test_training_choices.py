@@ -160,10 +160,6 @@ def test_4_bit_without_bitsandbytes_is_a_sentence(run):
 
 # --- packing with attention inside each text --------------------------------------------------------------------------
 
-def rows_of(tokenizer, texts, length):
-    return trainer.pack(texts, tokenizer, length), tokenizer.eos_token_id
-
-
 @pytest.mark.parametrize("family", ["llama", "mistral"])
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 def test_a_text_in_a_packed_row_gets_the_logits_it_has_alone(tokenizer, family, kernel):
@@ -275,19 +271,34 @@ def test_validation_text_that_is_trained_on_is_refused():
         trainer.apart(["a", "b"], ["c", "b"])
 
 
-def test_the_validation_loss_is_that_of_the_right_answers(tokenizer):
+ITEMS = pd.DataFrame({"split": ["development", "test", "development"], "question": ["What helps?", "Tested?", "What else?"],
+                      "options": [["aspirin", "rest"]] * 3, "answer": [1, 0, 0], "context": ["", "", "Rest is best."]})
+
+
+def test_the_validation_loss_is_that_of_the_right_answers_to_development_items(tokenizer):
     model = make_model(tokenizer)
-    items = pd.DataFrame({"question": ["What helps?", "What else?"], "options": [["aspirin", "rest"]] * 2, "answer": [1, 0], "context": ["", ""]})
-    loss, tokens = instruction.validation_loss(model, tokenizer, items, trained_on=INSTRUCTIONS)
-    whole, inside = [], []
-    for question, answer in zip(items["question"], (" rest", " aspirin")):
-        prompt = f"Question: {question}\n(A) aspirin (B) rest\nAnswer:"
+    left, validation = instruction.set_aside(INSTRUCTIONS, ITEMS, 0, seed=1)
+    assert left is INSTRUCTIONS and validation["completion"].tolist() == [" rest", " aspirin"]
+    assert validation["prompt"].tolist() == ["Question: What helps?\n(A) aspirin (B) rest\nAnswer:", "Abstract: Rest is best.\nQuestion: What else?\nAnswer:"]
+    whole, inside = [], 0
+    for prompt, answer in zip(validation["prompt"], validation["completion"]):
         row = tokenizer(prompt + answer + tokenizer.eos_token)["input_ids"]
         scores = logits(model, torch.tensor([row]))[0].log_softmax(-1)
         begin = len(tokenizer(prompt)["input_ids"])
         whole += [-float(scores[place - 1, row[place]]) for place in range(begin, len(row))]
-        inside.append(len(row) - begin)
-    assert tokens == sum(inside) and loss == pytest.approx(np.mean(whole), abs=1e-4)
+        inside += len(row) - begin
+    assert instruction.validation_loss(model, tokenizer, validation) == (pytest.approx(np.mean(whole), abs=1e-4), inside)
+    with pytest.raises(StageError, match="validation row 1 and 0 more are also trained on"):
+        instruction.set_aside(validation.iloc[1:], ITEMS, 0, seed=1)
+
+
+def test_rows_set_aside_are_not_trained_on_even_as_copies():
+    twice = pd.concat([INSTRUCTIONS, INSTRUCTIONS.assign(id=INSTRUCTIONS["id"] + "#1")]).sample(frac=1, random_state=1)
+    left, validation = instruction.set_aside(twice, ITEMS, 5, seed=1)
+    assert len(validation) == 5 and len(left) == 2 * (len(INSTRUCTIONS) - 5) and not set(left["prompt"]) & set(validation["prompt"])
+    assert set(validation["prompt"]) == set(instruction.set_aside(INSTRUCTIONS, ITEMS, 5, seed=1)[1]["prompt"]), "the draw depends on the seed, not on the order"
+    with pytest.raises(StageError, match="asks for 13 of 24 prompts; leave more to train on"):
+        instruction.set_aside(INSTRUCTIONS, ITEMS, 13, seed=1)
 
 
 def test_a_base_without_a_tokenizer_is_a_sentence(tokenizer, tmp_path):

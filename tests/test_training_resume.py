@@ -147,7 +147,7 @@ def test_a_checkpoint_that_is_cut_short_is_named_and_the_one_before_is_taken(tok
     (last / checkpoints.WHOLE).unlink() if damage == "unsealed" else os.truncate(last / "optimizer.pt", 10)
     _, curve, *_ = STEPS["SFT"](make_model(tokenizer), tokenizer, folder=tmp_path)
     said = capsys.readouterr().out
-    assert f"the checkpoint of step 5" in said and words in said and "continues from checkpoint-4" in said
+    assert "the checkpoint of step 5" in said and words in said and "continues from checkpoint-4" in said
     assert curve["loss"].tolist() == pytest.approx(whole["SFT"][1]["loss"].tolist(), abs=1e-5)
 
 

@@ -21,6 +21,7 @@ TITLES = {
     "crossfilter": "Generated rows, scored by the other model and by their own",
 }
 MINI_MARK = "mini run · synthetic exams · not comparable with the paper · not for clinical use"
+SMALL_MARK = "smaller base and less data than the paper's · not comparable with it · not for clinical use"
 PAPER_MARK = "not for clinical use"
 PUBLISHED = {"timeline"}  # figures that show nothing but the paper's numbers
 PUBLISHED_MARK = "published values of arXiv 2404.16621; nothing here was measured by this project"

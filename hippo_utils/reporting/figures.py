@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from hippo_utils import manifest, paths
 from hippo_utils.manifest import Stage
-from hippo_utils.reporting.captions import MINI_MARK, PAPER_MARK, PUBLISHED, PUBLISHED_MARK, TITLES
+from hippo_utils.reporting.captions import MINI_MARK, PAPER_MARK, PUBLISHED, PUBLISHED_MARK, SMALL_MARK, TITLES
 from hippo_utils.reporting.chinese import families
 from hippo_utils.reporting.style import (BENCHMARK_NAMES, COLUMN, GROUP_NAMES, METADATA, PALETTE, PATH, RIGHT, SIZE, STAGE_COLOURS, STAGE_MARKERS,
                                          STAGE_ORDER, STYLE, WRONG, in_order, source_name)
@@ -39,7 +39,7 @@ def draw(name: str, folder: Path, scale: str) -> Figure:
         figure = Figure(layout="constrained")
         DRAW[name](figure, frame)
         figure.suptitle(TITLES[name] + figure.get_suptitle(), fontsize=10, fontweight="bold")
-        mark = PUBLISHED_MARK if name in PUBLISHED else MINI_MARK if scale == "mini" else PAPER_MARK
+        mark = PUBLISHED_MARK if name in PUBLISHED else {"mini": MINI_MARK, "small": SMALL_MARK, "paper": PAPER_MARK}[scale]
         lines = textwrap.fill(mark, 50) if figure.get_figwidth() == COLUMN else mark
         figure.supxlabel(lines, fontsize=7, color="dimgray" if mark == PAPER_MARK else "firebrick")
         for ending, metadata in METADATA.items():

@@ -121,9 +121,26 @@ def fit(model, tokenizer, instructions: pd.DataFrame, training: Training, folder
     return trainer, log, example
 
 
-def validation_loss(model, tokenizer, items: pd.DataFrame, *, trained_on: pd.DataFrame) -> tuple[float, int]:
-    """(mean negative log-likelihood per token in nats, tokens) of the right answers to exam items; StageError when one was trained on."""
-    prompts = [item_prompt(*row) for row in zip(items["question"], items["options"], items["context"])]
-    apart(trained_on["prompt"], prompts)
-    scored = log_likelihoods(model, tokenizer, prompts, [f" {options[answer]}" for options, answer in zip(items["options"], items["answer"])])
+def set_aside(mixture: pd.DataFrame, items: pd.DataFrame, rows: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(rows to train on, validation rows with prompt and completion): text that measures the training and is no part of it.
+
+    `rows` prompts of the mixture are drawn and taken out, copies included. With 0 the right answers to the exams' development items
+    take their place; StageError when one of those is trained on, as it is where a benchmark's training split is in the mixture.
+    """
+    if rows == 0:
+        asked = items[items["split"] == "development"]
+        validation = pd.DataFrame({"prompt": [item_prompt(*row) for row in zip(asked["question"], asked["options"], asked["context"])],
+                                   "completion": [f" {options[answer]}" for options, answer in zip(asked["options"], asked["answer"])]})
+        apart(mixture["prompt"], validation["prompt"])
+        return mixture, validation
+    prompts = mixture["prompt"].drop_duplicates().sort_values()
+    if rows > len(prompts) // 2:
+        raise StageError(f"instruction.validation asks for {rows} of {len(prompts)} prompts; leave more to train on")
+    aside = mixture["prompt"].isin(prompts.iloc[np.random.default_rng(seed).permutation(len(prompts))[:rows]])
+    return mixture[~aside].reset_index(drop=True), mixture[aside].drop_duplicates("prompt")[["prompt", "completion"]].reset_index(drop=True)
+
+
+def validation_loss(model, tokenizer, validation: pd.DataFrame) -> tuple[float, int]:
+    """(mean negative log-likelihood per token in nats, number of tokens) of the completions of rows that are not trained on."""
+    scored = log_likelihoods(model, tokenizer, list(validation["prompt"]), list(validation["completion"]))
     return -float(scored["log_likelihood"].sum() / scored["tokens"].sum()), int(scored["tokens"].sum())

@@ -11,6 +11,7 @@ where FOLDER, prepared by the notebook, holds the model to start from, the token
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -44,10 +45,12 @@ def train(fit: Callable, model, tokenizer, data: pd.DataFrame, training: Trainin
         trainer, *tables = fit(model, tokenizer, data, training, place, seed)
         checkpoints.finish(trainer, place, tables)
         return models.plain(trainer.model).eval(), *tables
+    refuse_fsdp_without_gpus(training)
+    words = command(place, training)
     prepare(place, fit, model, tokenizer, data, training, seed)
     device = model.device
     start = model.to("cpu")  # the devices belong to the processes now
-    stream(command(place, training), place)
+    stream(words, place)
     trained, *tables = checkpoints.finished(place, start) or [None]
     if trained is None:
         raise StageError(f"accelerate launch ended without a result in {paths.shown(place)}; read its log above")
@@ -65,6 +68,14 @@ def prepare(place: Path, fit: Callable, model, tokenizer, data: pd.DataFrame, tr
     write_json({"fit": fit.__module__, "training": training.model_dump(), "seed": seed}, place / "job.json")
 
 
+def refuse_fsdp_without_gpus(training: Training) -> None:
+    """accelerate takes FSDP on GPUs only; on CPU processes it says nothing and gives each of them the whole model."""
+    import torch
+    config = (paths.PARAMS / "accelerate" / f"{training.accelerate}.yaml").read_text(encoding="utf-8")
+    if "distributed_type: FSDP" in config and not torch.cuda.is_available():
+        raise StageError(f"{training.accelerate} shares a model out over GPUs, and this machine has none; take accelerate: ddp")
+
+
 def command(place: Path, training: Training) -> list[str]:
     """The command that trains what lies in `place`; on several nodes it runs once on each."""
     config = paths.PARAMS / "accelerate" / f"{training.accelerate}.yaml"
@@ -77,18 +88,13 @@ def command(place: Path, training: Training) -> list[str]:
     first = subprocess.run(["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]], capture_output=True, text=True, check=True).stdout.split()[0]
     port = PORT + int(os.environ.get("SLURM_JOB_ID", 0)) % 1000  # two jobs may share a node
     several = ["--num_machines", str(training.nodes), "--main_process_ip", first, "--main_process_port", str(port)]
-    each = " ".join(map(_quoted, [*launch, *several])) + " --machine_rank $SLURM_NODEID " + " ".join(map(_quoted, module))
+    each = " ".join(map(shlex.quote, [*launch, *several])) + " --machine_rank $SLURM_NODEID " + " ".join(map(shlex.quote, module))
     return ["srun", f"--nodes={training.nodes}", f"--ntasks={training.nodes}", "--ntasks-per-node=1", "bash", "-c", each]
-
-
-def _quoted(word: str) -> str:
-    import shlex
-    return shlex.quote(word)
 
 
 def stream(words: list[str], place: Path) -> None:
     """Run a command, its output line by line into the notebook and into the training's folder; StageError with its last words if it fails."""
-    print("$ " + " ".join(map(_quoted, words)), flush=True)
+    print("$ " + " ".join(map(shlex.quote, words)), flush=True)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(paths.ROOT), os.environ.get("PYTHONPATH")])), "PYTHONUNBUFFERED": "1"}
     child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment, cwd=paths.ROOT)
     said = []

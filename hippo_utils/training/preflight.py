@@ -376,8 +376,10 @@ def plan(settings: Params) -> list[Step]:
         whole, rest = divmod(weight, 1)
         taken = int(whole) * of + round(rest * of)
         rows, tokens = rows + taken, tokens + round(length * taken / max(1, of))
+    if aside := min(settings.instruction.validation, rows):  # prompts kept out of training; how many rows share one is not known here
+        rows, tokens = rows - aside, round(tokens * (rows - aside) / rows)
     for name in ("SFT", "CP+SFT"):
-        add("03_instruction", name, "instruction.sft", sft, "tiled", rows, round(sft.epochs * tokens), exact=counted is not None)
+        add("03_instruction", name, "instruction.sft", sft, "tiled", rows, round(sft.epochs * tokens), exact=counted is not None and not aside)
     dpo = settings.preference.dpo
     pairs, tokens, exact = _pairs(settings, counts)
     add("04_preference", "CP+SFT+DPO", "preference.dpo", dpo, "pairs", pairs, round(dpo.epochs * tokens), exact)
