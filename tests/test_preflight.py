@@ -128,7 +128,7 @@ def test_a_device_that_is_too_small_is_said_before_anything_starts(toy):
 def test_a_run_that_is_up_to_date_is_not_checked_and_one_that_is_due_in_one_line(toy):
     assert "preflight" not in toy("toy")
     assert "preflight" not in toy("toy", "--set", "calibration.bins=5"), "nothing trains"
-    printed = toy("toy", "--set", "preference.dpo.beta=0.2")
+    printed = toy("toy", "--set", "preference.dpo.beta=0.2", "--only", "04")
     assert len(re.findall(r"^preflight of toy: \[OK\] at most [\d.]+ of [\d.]+ GiB", printed, re.M)) == 1
 
 
@@ -180,6 +180,8 @@ def test_this_machines_device_is_read_from_nvidia_smi(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     device = preflight.this_device(1)
     assert (device.name, device.memory, device.bfloat16, device.gpus) == ("Tesla T4", 15.0, False, 2) and device.teraflops == DEVICES["t4"].teraflops
+    tool.write_text("#!/bin/sh\necho 'NVIDIA L40S, 46068, 8.9'\n")
+    assert preflight.this_device(1).teraflops == DEVICES["l40s"].teraflops and preflight.this_device(1).bfloat16
     tool.unlink()
     assert preflight.this_device(1).gpus == 0
 

@@ -180,7 +180,7 @@ def adapters(stage: Stage, row: str, folder: Path) -> list[str]:
     names = []
     for number, (name, place) in enumerate(places, 1):
         target = folder / f"{number}-{name}"
-        shutil.copytree(place, target, ignore=shutil.ignore_patterns("README.md"))
+        shutil.copytree(place, target, ignore=shutil.ignore_patterns("README.md", models.MARK_FILE))  # the mark names a folder of this machine
         config = json.loads((target / "adapter_config.json").read_text(encoding="utf-8"))
         manifest.write_json(config | {"base_model_name_or_path": base or "base", "revision": stage.settings.pretraining.revision}, target / "adapter_config.json")
         names.append(target.name)
@@ -193,14 +193,12 @@ def merge(stage: Stage, row: str, folder: Path) -> dict:
     merging: largest change of any logit by merging (float32). storing: by storing, read back from the file. StageError above MERGE_BAR.
     """
     import torch
-    from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     from hippo_utils.training import models, preflight
     *earlier, (of, name) = models.LINEAGE[row]
     before = next(other for other, line in models.LINEAGE.items() if line == tuple(earlier))
     model, tokenizer = models.load(stage, before)
-    adapter = stage.input(of, name)
     texts = records.read("document", stage.input("01_corpus", "held_out.parquet"))["text"].head(8)
     length = min(64, *(len(ids) for ids in tokenizer(list(texts))["input_ids"]))
     ids = torch.tensor([ids[:length] for ids in tokenizer(list(texts))["input_ids"]], device=model.device)
@@ -210,16 +208,13 @@ def merge(stage: Stage, row: str, folder: Path) -> dict:
             return models.plain(of_model).eval()(ids).logits.float().cpu()
 
     change = 0.0
-    if (adapter / "adapter_config.json").is_file():
-        model = PeftModel.from_pretrained(model, str(adapter))
-        apart = logits(model)
+    model = models.trained(model, stage.input(of, name))
+    apart = logits(model)
+    if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload(safe_merge=True)
         change = float((logits(model) - apart).abs().max())
         if change > MERGE_BAR:
             raise StageError(f"merging {row} in float32 changes a logit by {change:.1e}, more than {MERGE_BAR:.0e}; the merged model is not the trained one")
-    else:
-        model = models.apply(model, adapter)
-        apart = logits(model)
     base = stage.settings.pretraining.base
     config = preflight.config_file(base, stage.settings.pretraining.revision) if base else stage.input("02_pretraining", "base") / "config.json"
     stored = json.loads(config.read_text(encoding="utf-8")) if config else {}
