@@ -226,18 +226,3 @@ def test_a_training_on_several_nodes_is_started_on_each_by_srun(two_nodes, tmp_p
     assert "#SBATCH --nodes=1\n" in slurm.script("x-03", settings, "03_instruction", [["python"]], tmp_path)
     with pytest.raises(ParamsError, match="02_pretraining trains on 4 devices, cluster asks for 1 GPUs; set cluster.stages.02_pretraining.gpus"):
         slurm.script("x-02", load("hippo_llama", ["pretraining.cp.devices=4", "cluster.default.gpus=1"]), "02_pretraining", [["python"]], tmp_path)
-
-
-@pytest.mark.slow
-def test_two_nodes_learn_what_one_learns(two_nodes, tmp_path, monkeypatch):
-    """The real thing on gloo: accelerate launch under srun, one process on each of two nodes (both this machine)."""
-    from small import TRAINING, make_model, make_tokenizer
-    from test_training import TEXTS
-
-    from hippo_utils.training import pretraining
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    tokenizer = make_tokenizer(tmp_path / "tokenizer")
-    training = TRAINING.model_copy(update={"batch": 4, "accumulation": 2, "max_length": 32})
-    _, one = pretraining.train(make_model(tokenizer), tokenizer, TEXTS[:36], training, folder=tmp_path / "one", seed=3)
-    _, two = pretraining.train(make_model(tokenizer), tokenizer, TEXTS[:36], training.model_copy(update={"nodes": 2}), folder=tmp_path / "two", seed=3)
-    assert two["loss"].tolist() == pytest.approx(one["loss"].tolist(), abs=1e-4)
