@@ -162,7 +162,7 @@ def test_offline_jobs_that_would_need_the_hub_are_refused_before_they_wait(home,
 
 
 def test_a_cluster_whose_gpus_are_too_small_is_refused_before_the_jobs_wait(home, capsys):
-    assert slurm.main(["hippo_llama", "--set", "cluster.device=a100-40"]) == 2
+    assert slurm.main(["hippo_llama", "--set", "cluster.device=t4"]) == 2
     assert "hippo_llama does not fit: memory: CP needs" in capsys.readouterr().err
     assert slurm.main(["hippo_llama", "--set", "cluster.device=h200"]) == 0
 
