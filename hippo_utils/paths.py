@@ -14,6 +14,16 @@ def home() -> Path:
     return Path(os.environ.get("HIPPO_HOME") or ROOT).resolve()
 
 
+def use_drive() -> Path:
+    """On Google Colab: let outputs/ and figures/ go to Google Drive, where they outlive the session; returns the folder there."""
+    drive = Path("/content/drive")
+    if not drive.is_mount():
+        from google.colab import drive as google_drive
+        google_drive.mount(str(drive))
+    os.environ["HIPPO_HOME"] = str(drive / "MyDrive" / "hippocrates")
+    return home()
+
+
 def outputs(run: str) -> Path:
     """outputs/<run>: everything a run makes except its tables and figures."""
     return home() / "outputs" / run

@@ -29,9 +29,13 @@ def is_parameters(cell: dict) -> bool:
     return "parameters" in cell["metadata"].get("tags", [])
 
 
+def is_colab(cell: dict) -> bool:
+    return "colab" in cell["metadata"].get("tags", [])
+
+
 def code(stage: str) -> list[str]:
-    """The code cells below the parameters cell."""
-    return [cell["source"] for cell in cells(stage, "code") if not is_parameters(cell)]
+    """The code cells below the parameters cell; the set-up cell for Colab above it is looked at in test_colab.py."""
+    return [cell["source"] for cell in cells(stage, "code") if not is_parameters(cell) and not is_colab(cell)]
 
 
 def tree(stage: str) -> ast.Module:

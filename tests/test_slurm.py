@@ -60,17 +60,17 @@ def scripts(project: Project, name: str) -> dict[str, str]:
 
 
 def test_a_run_is_a_chain_of_jobs_that_does_the_run(toy, queue):
-    printed = toy("toy", "--slurm", "--submit", "--set", "seed=1", "--set", "cluster.default.hours=1.5")
-    jobs = queue()
-    assert [job["script"] for job in jobs] == [f"{stage}.sbatch" for stage in manifest.STAGES] and all(job["codes"] == [0] for job in jobs)
+    printed = toy("toy", "--slurm", "--submit", "--set", "preference.dpo.beta=0.2", "--set", "cluster.default.hours=1.5")
+    jobs, due = queue(), manifest.STAGES[3:]
+    assert [job["script"] for job in jobs] == [f"{stage}.sbatch" for stage in due] and all(job["codes"] == [0] for job in jobs)
     numbers = {job["script"].removesuffix(".sbatch"): str(100 + place) for place, job in enumerate(jobs)}
     for job in jobs:
-        assert job["waits"] == [["afterok", numbers[needed]] for needed in manifest.NEEDS[job["script"].removesuffix(".sbatch")]]
+        assert job["waits"] == [["afterok", numbers[needed]] for needed in manifest.NEEDS[job["script"].removesuffix(".sbatch")] if needed in due]
         assert job["options"]["time"] == "90" and job["options"]["nodes"] == "1" and "array" not in job["options"]
         assert ("--kill-on-invalid-dep=yes" in job["arguments"]) == bool(job["waits"])
-    assert "06_ablations after 100, 104" in printed
-    assert toy("toy", "--list", "--set", "seed=1").count("up to date") == 7
-    assert "everything is up to date; no job to write" in toy("toy", "--slurm", "--set", "seed=1")
+    assert "102  06_ablations after 101" in printed
+    assert toy("toy", "--list", "--set", "preference.dpo.beta=0.2").count("up to date") == 7
+    assert "everything is up to date; no job to write" in toy("toy", "--slurm", "--set", "preference.dpo.beta=0.2")
 
 
 def test_only_what_is_due_gets_a_job_and_later_edits_do_not_reach_waiting_jobs(toy, queue):
@@ -82,18 +82,39 @@ def test_only_what_is_due_gets_a_job_and_later_edits_do_not_reach_waiting_jobs(t
     assert queue()[0]["codes"] == [0] and toy.manifest("07_calibration")["parameters"]["calibration"]["bins"] == 5
 
 
-def test_a_study_is_array_jobs_and_equal_stages_are_one_task(toy, queue):
-    (toy.root / "params" / "study_toy.yaml").write_text("run: study_toy\nextends: mini_llama\nvariants:\n  one: {calibration: {bins: 5}}\n  two: {calibration: {bins: 7}}\n"
-                                                        "  other: {seed: 4}\n")
+STUDY = """run: study_toy
+extends: mini_llama
+variants:
+  one: {calibration: {bins: 5}}
+  two: {calibration: {bins: 7}}
+  other: {preference: {dpo: {beta: 0.3}}}
+"""
+
+
+def test_a_study_is_array_jobs_and_what_is_equal_is_one_task(toy):
+    (toy.root / "params" / "study_toy.yaml").write_text(STUDY)
+    printed = toy("study_toy", "--slurm")
+    written = scripts(toy, "study_toy")
+    assert list(written) == [*manifest.STAGES, "study"] and "study.sbatch after 06_ablations, 07_calibration" in printed
+    arrays = {stage: re.findall(r"#SBATCH --array=(\S+)", written[stage]) for stage in manifest.STAGES}
+    assert arrays == {stage: [] if stage < "04" else ["0-1"] if stage < "05" else ["0-2"] for stage in manifest.STAGES}
+    first = re.search(r"^0\) exec (.*) ;;$", written["04_preference"], re.M)[1]
+    assert "study_toy-one" in first and "study_toy-two" in first and first.endswith("--only 04 --jobs 1"), "equal stages are made once and shared"
+    assert "study_toy-other" in re.search(r"^1\) exec (.*) ;;$", written["04_preference"], re.M)[1]
+    assert written["study"].rstrip().endswith("hippo_utils.reporting study study_toy study_toy-one study_toy-two study_toy-other")
+    assert all(subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0 for text in written.values())
+
+
+@pytest.mark.slow
+def test_the_jobs_of_a_study_do_the_study(toy, queue):
+    (toy.root / "params" / "study_toy.yaml").write_text(STUDY)
     toy("study_toy", "--slurm", "--submit")
     jobs = {job["script"].removesuffix(".sbatch"): job for job in queue()}
-    assert list(jobs) == [*manifest.STAGES, "study"]
-    assert {stage: jobs[stage]["options"]["array"] for stage in manifest.STAGES} == {stage: "0-2" if stage > "05" else "0-1" for stage in manifest.STAGES}
-    assert {kind for kind, _ in jobs["03_instruction"]["waits"]} == {"aftercorr"} and {kind for kind, _ in jobs["05_evaluation"]["waits"]} == {"afterok"}
     assert all(set(job["codes"]) == {0} for name, job in jobs.items() if name != "study")
-    for variant in ("one", "two", "other"):
-        assert toy.manifest("07_calibration", f"study_toy-{variant}")["seed"] == (4 if variant == "other" else 0)
-    assert toy.manifest("01_corpus", "study_toy-two")["shared_from"]
+    kinds = {needed: kind for needed, (kind, _) in zip(manifest.NEEDS["06_ablations"], jobs["06_ablations"]["waits"])}
+    assert kinds == {"01_corpus": "afterok", "05_evaluation": "aftercorr"}, "a task waits for its own counterpart where there is one"
+    assert [toy.manifest("07_calibration", f"study_toy-{name}")["parameters"]["calibration"]["bins"] for name in ("one", "two")] == [5, 7]
+    assert toy.manifest("04_preference", "study_toy-two")["shared_from"]
 
 
 def test_a_failed_job_keeps_what_waits_for_it_from_starting(toy, queue):
@@ -104,8 +125,8 @@ def test_a_failed_job_keeps_what_waits_for_it_from_starting(toy, queue):
 
 
 def test_sbatch_that_refuses_or_is_not_there_is_a_sentence(toy, queue, monkeypatch):
-    monkeypatch.setenv("HIPPO_REFUSE", "02_pretraining")
-    printed = toy("toy", "--slurm", "--submit", "--set", "seed=2", code=2)
+    monkeypatch.setenv("HIPPO_REFUSE", "05_evaluation")
+    printed = toy("toy", "--slurm", "--submit", "--set", "preference.dpo.beta=0.3", code=2)
     assert "sbatch refused" in printed and "Invalid account; to take back what was sent: scancel 100" in printed
     monkeypatch.setenv("PATH", "/nowhere")
     assert "there is no sbatch on this machine" in toy("toy", "--slurm", "--submit", "--set", "seed=3", code=2)
@@ -141,7 +162,7 @@ def test_offline_jobs_that_would_need_the_hub_are_refused_before_they_wait(home,
 
 
 def test_a_cluster_whose_gpus_are_too_small_is_refused_before_the_jobs_wait(home, capsys):
-    assert slurm.main(["hippo_llama", "--set", "cluster.device=a100-40"]) == 2
+    assert slurm.main(["hippo_llama", "--set", "cluster.device=t4"]) == 2
     assert "hippo_llama does not fit: memory: CP needs" in capsys.readouterr().err
     assert slurm.main(["hippo_llama", "--set", "cluster.device=h200"]) == 0
 
@@ -156,3 +177,52 @@ def test_a_mistake_in_the_section_is_one_sentence():
 def test_the_section_changes_no_result():
     for stage in manifest.STAGES:
         assert manifest.plan(load("mini_llama"), stage) == manifest.plan(load("mini_llama", ["cluster.partition=gpu"]), stage)
+
+
+# --- several nodes -----------------------------------------------------------------------------------------------------
+
+SRUN = '''#!{python}
+"""Stands in for srun: starts the command once per node, all on this machine, and waits for all of them."""
+import os, pathlib, subprocess, sys
+nodes = int(next(word for word in sys.argv if word.startswith("--nodes=")).split("=")[1])
+command = sys.argv[next(place for place, word in enumerate(sys.argv[1:], 1) if not word.startswith("--")):]
+running = [subprocess.Popen(command, env=os.environ | {{"SLURM_NODEID": str(number)}}) for number in range(nodes)]
+sys.exit(max([child.wait() for child in running]))
+'''
+
+
+@pytest.fixture
+def two_nodes(tmp_path, monkeypatch):
+    """What a job on two nodes sees: an allocation, srun, and scontrol that names its nodes."""
+    tools = tmp_path / "tools"
+    tools.mkdir(exist_ok=True)
+    (tools / "srun").write_text(SRUN.format(python=sys.executable))
+    (tools / "scontrol").write_text("#!/bin/sh\necho 127.0.0.1\necho 127.0.0.1\n")
+    for name in ("srun", "scontrol"):
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "node[1-2]")
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    return tools
+
+
+def test_a_training_on_several_nodes_is_started_on_each_by_srun(two_nodes, tmp_path, monkeypatch):
+    from small import TRAINING
+
+    from hippo_utils.training import launching
+    python = two_nodes / "python"
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(launching.sys, "executable", str(python))
+    words = launching.command(tmp_path / "a training", TRAINING.model_copy(update={"nodes": 2, "devices": 4}))
+    said = sorted(subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines())
+    assert words[:3] == ["srun", "--nodes=2", "--ntasks=2"] and len(said) == 2
+    for rank, line in enumerate(said):
+        assert f"--machine_rank {rank} " in line and "--num_processes 8 --num_machines 2 --main_process_ip 127.0.0.1 " in line
+        assert line.endswith(f"-m hippo_utils.training {tmp_path / 'a training'}")
+    settings = load("hippo_llama", ["pretraining.cp.nodes=2", "pretraining.cp.devices=4", "cluster.stages.02_pretraining.gpus=4"])
+    text = slurm.script("x-02", settings, "02_pretraining", [["python"]], tmp_path)
+    assert "#SBATCH --nodes=2\n" in text and "#SBATCH --ntasks-per-node=1\n" in text and "#SBATCH --gpus-per-node=4\n" in text
+    assert "#SBATCH --nodes=1\n" in slurm.script("x-03", settings, "03_instruction", [["python"]], tmp_path)
+    with pytest.raises(ParamsError, match="02_pretraining trains on 4 devices, cluster asks for 1 GPUs; set cluster.stages.02_pretraining.gpus"):
+        slurm.script("x-02", load("hippo_llama", ["pretraining.cp.devices=4", "cluster.default.gpus=1"]), "02_pretraining", [["python"]], tmp_path)

@@ -5,6 +5,7 @@
     python -m hippo_utils.reporting study NAME RUN ...   the runs of a study side by side: means, spread, claims
     python -m hippo_utils.reporting readme               write the README's numbers from the reference runs
     python -m hippo_utils.reporting page [RUN ...]       write the pages of runs (without names: of the reference), and the page over all
+    python -m hippo_utils.reporting share RUN [ROW]      adapters, merged model and data of a finished run, with cards, ready to be given on
     python -m hippo_utils.reporting redraw RUN STAGE     draw a stage's figures again from their CSV files
 """
 
@@ -59,6 +60,10 @@ def main(arguments: list[str]) -> int:
     study = commands.add_parser("study")
     study.add_argument("name")
     study.add_argument("runs", nargs="+")
+    given = commands.add_parser("share")
+    given.add_argument("run")
+    given.add_argument("row", nargs="?", help="a row of the ablation, such as CP+SFT (default: the last one that was evaluated)")
+    given.add_argument("--push-to-hub", metavar="NAMESPACE", help="also send it to private repositories of this user or organisation")
     again = commands.add_parser("redraw")
     again.add_argument("run")
     again.add_argument("stage", choices=manifest.STAGES)
@@ -76,6 +81,12 @@ def main(arguments: list[str]) -> int:
         if options.command == "page":
             from hippo_utils.reporting import page
             page.write_all(options.runs)
+            return 0
+        if options.command == "share":
+            from hippo_utils.reporting import cards
+            folders = cards.share(options.run, options.row)
+            if options.push_to_hub:
+                cards.push(folders, options.push_to_hub)
             return 0
         if options.command == "study":
             studies.report(options.name, options.runs)

@@ -31,6 +31,10 @@ class Renderer(IPythonRenderer):
     def inline_math(self, body: str) -> str:
         return formula(body)
 
+    def image(self, text: str, url: str, title: str | None = None) -> str:
+        """A page loads nothing: a picture from elsewhere, such as a badge, is its words."""
+        return str(escape(text))
+
 
 def markdown(text: str) -> Markup:
     """A Markdown cell; raw HTML in it is shown as text and links of other protocols than the web's are dropped."""

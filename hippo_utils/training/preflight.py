@@ -150,7 +150,7 @@ def named(device: str) -> Device:
 
 
 def this_device(threads: int) -> Device:
-    """The first GPU by nvidia-smi (torch is not asked: importing it takes seconds), else the CPU with the memory that is left to us."""
+    """The first GPU by nvidia-smi (torch is not asked: importing it takes seconds), else the CPU with the memory that we may use."""
     try:
         asked = subprocess.run(["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=20)
         rows = [[part.strip() for part in line.split(",")] for line in asked.stdout.splitlines() if line.count(",") == 2] if asked.returncode == 0 else []
@@ -159,8 +159,9 @@ def this_device(threads: int) -> Device:
     if not rows:
         return Device("this CPU", _memory() / GIB, CPU_TERAFLOPS * threads, bfloat16=True, gpus=0)
     name, mebibytes, capability = rows[0]
-    like = next((d for d in DEVICES.values() if d.name.split("-")[-1 if d.name.startswith("rtx") else 0] in name.lower()), None)
-    return Device(name, float(mebibytes) / 1024, like.teraflops if like else 100, bfloat16=float(capability) >= 8, gpus=len(rows))
+    words = {d.name.removeprefix("rtx-").split("-")[0]: d.teraflops for d in DEVICES.values()}
+    like = max((word for word in words if word in name.lower()), key=len, default=None)  # an L40S is no L4
+    return Device(name, float(mebibytes) / 1024, words.get(like, 100), bfloat16=float(capability) >= 8, gpus=len(rows))
 
 
 def _memory() -> int:
@@ -229,7 +230,7 @@ def memory(shape: Shape, training: Training, device: Device, loss: str) -> dict[
     """Peak bytes on one device by part, for a full batch of full-length sequences.
 
     `loss` is "plain" (all logits at once) or "tiled" (TRL's, a tile at a time); "pairs" is tiled with chosen and rejected in one batch.
-    The reference of DPO is the policy with its adapters off, its log-probabilities computed beforehand: it costs no weights.
+    The reference of DPO is the policy itself before training, its log-probabilities computed beforehand: it costs no weights.
     """
     kind = precision(training, device)
     number = 4 if kind == "float32" else 2
@@ -249,19 +250,20 @@ def memory(shape: Shape, training: Training, device: Device, loss: str) -> dict[
         logits += 0 if training.lora else 4 * shape.vocabulary * shape.width
     backward = tokens * number * (3 * shape.feed_forward + 2 * shape.width)  # what one layer's backward pass holds for a moment
     if training.activation_checkpointing:
-        activations = tokens * (4 if number == 4 or stored == 4 else 2) * shape.width * (shape.layers + 1)
-        moment = max(logits, layer + backward)
+        activations = tokens * (4 if stored == 4 else 2) * shape.width * (shape.layers + 1)
+        backward += layer                                  # computed again
     else:
-        activations, moment = layer * shape.layers + 2 * tokens * shape.width * 4, max(logits, backward)
+        activations = layer * shape.layers + 2 * tokens * shape.width * 4
+    activations += max(0, backward - logits)               # the loss is gone when the layers' turn comes
     gradients = 4 * learning
-    if accumulation == 1 and processes == 1:  # they grow while activations go
-        gradients = max(0, gradients - activations - moment)
+    if accumulation == 1 and processes == 1:               # they grow while activations go
+        gradients = max(0, gradients - activations - logits)
     weights = {4: 4.0, 2: 2.0, 0.5: 0.53}[stored] * frozen + 4 * learning
     if stored == 0.5:                                       # embeddings and the output layer stay in 16 bit
         weights += (2 - 0.53) * shape.vocabulary * shape.width * (1 if shape.tied else 2)
     if not training.lora and number == 2:
         weights += 2 * everything                           # autocast's copies, kept for the backward pass
-    parts = {"weights": weights, "gradients": gradients, "optimiser": 8 * learning, "activations": activations, "logits": moment}
+    parts = {"weights": weights, "gradients": gradients, "optimiser": 8 * learning, "activations": activations, "logits": logits}
     if processes > 1 and sharded:
         parts |= {name: parts[name] / processes for name in ("weights", "gradients", "optimiser")}
         parts["weights"] += 2 * stored * shape.layer()     # the layer at work and the next one, gathered
@@ -540,12 +542,11 @@ def as_params_file(settings: Params, changes: dict[str, Any], device: Device) ->
 def check(settings: Params, device: Device, stages: tuple[str, ...]) -> None:
     """One line about a run that is about to start; ParamsError when it does not fit this device."""
     try:
-        steps = [step for step in plan(settings) if step.stage in stages]
-    except ParamsError as error:
-        if settings.pretraining.base and "cannot be foreseen" in str(error):
-            print(f"preflight of {settings.run}: not checked; {error}")
-            return
-        raise
+        shape_of(settings)
+    except ParamsError as error:  # a base of another kind may well train; only nothing is known of it here
+        print(f"preflight of {settings.run}: not checked; {error}")
+        return
+    steps = [step for step in plan(settings) if step.stage in stages]
     checks = requirements(settings, steps, device)
     if failed := [words for holds, words in checks if not holds]:
         raise ParamsError(f"{settings.run} does not fit: {'; '.join(failed)}; ./run_all.sh {settings.run} --preflight says what would fit")
