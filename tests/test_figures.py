@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 from test_reporting import SMALL
 
-from hippo_utils import paths
+from hippo_utils import paths, records
 from hippo_utils.reporting import figures, style
 
 # How linear RGB looks without one kind of cone (Machado, Oliveira and Fernandes 2009, severity 1).
@@ -77,7 +77,7 @@ def test_a_figure_is_one_or_two_columns_wide_and_says_in_readable_letters_what_r
     assert figure.get_figwidth() in (style.COLUMN, style.SIZE) and figure.get_figheight() < 9, "a page of a paper holds it"
     sizes = [float(size) for size in re.findall(r"font(?:-size)?: [^;\"]*?([\d.]+)px", svg)]
     assert sizes and min(sizes) >= 7, "points, as the figure is printed in its own width"
-    codes = [word for word in words(svg) if "_" in word or word in style.BENCHMARK_NAMES and word not in style.BENCHMARK_NAMES.values()]
+    codes = [word for word in words(svg) if "_" in word or word in records.BENCHMARKS]
     assert words(svg) and not codes, "readers see names and not the codes of files"
 
 

@@ -154,7 +154,7 @@ def _judge(figure: Figure, frame: pd.DataFrame) -> None:
 
 
 def _judge_noise(figure: Figure, frame: pd.DataFrame) -> None:
-    figure.set_size_inches(SIZE * 0.75, 3.3)
+    figure.set_size_inches(SIZE, 3.3)
     axes = figure.subplots()
     for number, (series, part) in enumerate(frame.sort_values("x").groupby("series", sort=False)):
         spread = [(part["y"] - part["low"]).clip(lower=0), (part["high"] - part["y"]).clip(lower=0)]
@@ -216,7 +216,7 @@ def _study(figure: Figure, frame: pd.DataFrame) -> None:
     for axes, group in zip(panels, groups):
         _bars(axes, frame[frame["group"] == group], "setting", "stages", STAGE_COLOURS)
         axes.set(ylabel="accuracy", ylim=(0, 1.05), title=GROUP_NAMES[group])
-    panels[0].legend(ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.45))
+    _legend(figure, panels[0])
 
 
 def _prompting(figure: Figure, frame: pd.DataFrame) -> None:
