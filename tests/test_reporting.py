@@ -101,6 +101,8 @@ SMALL = {  # the smallest data of every figure, in the columns that its notebook
     "risk_coverage": [{"stages": stage, "coverage": c, "risk": c / 2, "aurc": 0.3} for stage in ("base", "CP") for c in (0.1, 0.5, 1.0)],
     "subjects": [{"stages": stage, "subject": subject, "n": 9} | measured("accuracy", "mean_confidence") for stage in ("base", "CP") for subject in ("cardiology", "neurology")],
     "path": [row | measured("accuracy", "ece") for row in grid()],
+    "crossfilter": [{"generator": generator, "judge": judge, "score": score / 9, "truth": truth, "threshold": 0.5, "auroc": 0.7, "kept_rate": 0.5}
+                    for generator in "AB" for judge in "AB" for score, truth in enumerate(("wrong", "right", "unknown") * 3)],
     "protocols": [{"setting": setting, "stages": stage, "n": 9} | measured("ece", "auroc") for setting in ("option text, 5-shot", "letter, 5-shot") for stage in ("base", "CP")],
 }
 
