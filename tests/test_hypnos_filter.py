@@ -143,6 +143,18 @@ def test_the_table_says_who_knows_what():
     assert table.loc[("A", "A"), "threshold"] < -20 < table.loc[("A", "B"), "threshold"]  # no threshold carries over between judges
 
 
+def test_the_figure_is_drawn_from_its_data(tmp_path):
+    from hippo_utils.reporting import figures
+    scores, truth_of = scored(size=100)
+    scores.loc[scores.index[0], "score"] = np.nan
+    frame = crossfilter.figure_frame(scores, crossfilter.table(scores, truth_of, 0.5, 0, 100), truth_of)
+    assert len(frame) == len(scores) - 1 and set(frame["truth"]) == {"right", "wrong", "unknown"} and frame.notna().all().all()
+    frame.to_csv(tmp_path / "fig_crossfilter.csv", index=False)
+    figures.draw("crossfilter", tmp_path, "mini")
+    drawn = (tmp_path / "fig_crossfilter.svg").read_text(encoding="utf-8")
+    assert "A judged by B" in drawn and "A judged by itself" in drawn and "% kept" in drawn and "not for clinical use" in drawn
+
+
 def test_one_model_alone_cannot_cross_filter():
     scores, _ = scored()
     with pytest.raises(ValueError, match="scored by no other model"):

@@ -251,3 +251,11 @@ def test_same_seed_same_rows():
     for make in makers:
         assert make(3) == make(3) != make(4)
     assert w.load_world(0) == w.load_world(0)
+
+
+def test_two_generators_have_read_other_shares():
+    here = world(0)
+    facts = {key for key in here.taught if key in here.facts}
+    read = [{row["fact_ids"][0] for row in pairs.generator_reading(here, 0.7, 4 * len(facts), seed)} for seed in (0, 1)]
+    assert all(abs(len(part) - 0.7 * len(facts)) <= 1 and part < facts for part in read)
+    assert read[0] != read[1] and facts - (read[0] | read[1])  # there are facts that neither has read

@@ -144,6 +144,14 @@ def table(scores: pd.DataFrame, truth: dict[str, bool | None], keep: float, seed
     return pd.DataFrame(made)
 
 
+def figure_frame(scores: pd.DataFrame, table: pd.DataFrame, truth: dict[str, bool | None]) -> pd.DataFrame:
+    """What fig_crossfilter is drawn from: every readable score with its row's truth and its cell's threshold, keep-rate, AUROC."""
+    said = {True: "right", False: "wrong", None: "unknown"}
+    cells = table[["generator", "judge", "threshold", "kept_rate", "auroc"]]
+    frame = scores[scores["score"].notna()][["id", "generator", "judge", "score"]].merge(cells, on=["generator", "judge"])
+    return frame.assign(truth=[said[truth[identity]] for identity in frame["id"]])
+
+
 def arms_table(selection: pd.DataFrame, truth: dict[str, bool | None], seed: int, resamples: int = 2000) -> pd.DataFrame:
     """What each arm kept: rows, n of known truth, share right (Wilson), and the gain over all rows (points of 0 to 1).
 

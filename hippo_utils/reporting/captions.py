@@ -18,6 +18,7 @@ TITLES = {
     "subjects": "Confidence and accuracy by subject",
     "path": "The path of the model: accuracy and calibration error after each stage",
     "protocols": "The same models, scored differently",
+    "crossfilter": "Generated rows, scored by the other model and by their own",
 }
 MINI_MARK = "mini run · synthetic exams · not comparable with the paper · not for clinical use"
 PAPER_MARK = "not for clinical use"

@@ -365,6 +365,25 @@ def _protocols(figure: Figure, frame: pd.DataFrame) -> None:
     _legend(figure, panels[0])
 
 
+def _crossfilter(figure: Figure, frame: pd.DataFrame) -> None:
+    """One histogram of scores per generator x judge: right and wrong rows, and the line from which rows are kept."""
+    generators, judges = sorted(set(frame["generator"])), sorted(set(frame["judge"]))
+    figure.set_size_inches(SIZE, 2.3 * len(generators))
+    grid = figure.subplots(len(generators), len(judges), sharex="col", squeeze=False)
+    for axis, (generator, judge) in zip(grid.flat, [(g, j) for g in generators for j in judges]):
+        part = frame[(frame["generator"] == generator) & (frame["judge"] == judge)]
+        edges = np.histogram_bin_edges(part["score"], bins=20)
+        shown = [(said, colour) for said, colour in (("right", RIGHT), ("wrong", WRONG), ("unknown", "lightgray")) if (part["truth"] == said).any()]
+        axis.hist([part[part["truth"] == said]["score"] for said, _ in shown], edges, stacked=True, color=[c for _, c in shown], label=[s for s, _ in shown])
+        axis.axvline(part["threshold"].iloc[0], color="black", linewidth=0.9, linestyle="--")
+        axis.set_title(f"{generator} judged by {'itself' if judge == generator else judge}\n"
+                       f"AUROC {part['auroc'].iloc[0]:.2f}, {100 * part['kept_rate'].iloc[0]:.0f} % kept", fontsize=8)
+        axis.set_ylabel("rows")
+    for axis in grid[-1]:
+        axis.set_xlabel("score of the judge")
+    grid.flat[0].legend()
+
+
 DRAW = {"corpus": _corpus, "study": _study, "pretraining": _pretraining, "instruction": _instruction, "judge": _judge, "judge_noise": _judge_noise,
         "preference": _preference, "timeline": _timeline, "stages": _stages, "prompting": _prompting, "scoring": _scoring, "uncertainty": _uncertainty,
-        "reliability": _reliability, "risk_coverage": _risk_coverage, "subjects": _subjects, "path": _path, "protocols": _protocols}
+        "reliability": _reliability, "risk_coverage": _risk_coverage, "subjects": _subjects, "path": _path, "protocols": _protocols, "crossfilter": _crossfilter}

@@ -3,6 +3,8 @@
 The prompt ends where the completion begins; Chinese has no space between them.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from hippo_utils.miniworld.anesthesia.wording import OPEN_QUESTIONS, name, prompt, question, statement
@@ -31,6 +33,18 @@ def seed_tasks(world: World, count: int, seed: int) -> list[dict]:
     """`count` short questions with answers about seen entities (source zh_seed_tasks): what Self-Instruct grows from."""
     names = sorted(entity for entity, group in world.groups.items() if group == "seen")
     return _pairs(seen_only(world, mentions), names, count, seed, SEEDS, ("short",))
+
+
+def generator_reading(world: World, share: float, count: int, seed: int) -> list[dict]:
+    """`count` short pairs (source zh_generator_reading) over a random `share` of the facts of seen and held-out entities.
+
+    What one generator of a mini run knows. Two generators with other seeds know other shares: where one has not read, it
+    makes something up, and the other may notice.
+    """
+    keys = sorted(key for key in world.taught if key in world.facts)
+    read = sample(generator(seed, "reading"), keys, round(share * len(keys)))
+    names = sorted({world.facts[key].entity for key in read})
+    return _pairs(replace(world, taught={key: world.taught[key] for key in read}), names, count, seed, "zh_generator_reading", ("short",))
 
 
 def _pairs(world: World, names: list[str], count: int, seed: int, source: str, forms: tuple[str, ...] = FORMS) -> list[dict]:

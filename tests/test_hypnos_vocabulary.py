@@ -1,0 +1,47 @@
+"""A vocabulary extended with Chinese: shorter texts, embeddings from the pieces, and nothing else changed."""
+
+import copy
+
+import pytest
+
+from small import make_model, make_tokenizer
+
+from hippo_utils.miniworld.anesthesia import documents
+from hippo_utils.miniworld.anesthesia import world as w
+from hippo_utils.training import vocabulary
+
+TEXTS = [row["text"] for row in documents.anesthesia(w.load_world(0, 60), 120, 0)]
+
+
+@pytest.fixture(scope="module")
+def english(tmp_path_factory):
+    """A tokenizer that knows English only: three bytes to a Chinese character."""
+    return make_tokenizer(tmp_path_factory.mktemp("english"))
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_extending(english, family):
+    import torch
+    tokenizer, model = copy.deepcopy(english), make_model(english, family=family)
+    new = vocabulary.candidates(TEXTS, tokenizer, 100)
+    assert len(new) == 100 and all(1 <= len(token) <= 4 for token in new)
+    before = model(**tokenizer("What is warfarin?", return_tensors="pt")).logits
+    old = model.get_input_embeddings().weight.detach().clone()
+    assert vocabulary.extend(model, tokenizer, new) == 100 and vocabulary.extend(model, tokenizer, new) == 0
+    after = model(**tokenizer("What is warfarin?", return_tensors="pt")).logits
+    assert torch.allclose(before, after[..., :before.shape[-1]], atol=1e-5)
+    rows = model.get_input_embeddings().weight
+    assert torch.equal(rows[:len(old)], old) and len(rows) == len(tokenizer)
+    for token in (new[0], new[-1]):
+        assert torch.allclose(rows[tokenizer.convert_tokens_to_ids(token)], old[english(token)["input_ids"]].mean(dim=0))
+        assert torch.equal(model.get_output_embeddings().weight[tokenizer.convert_tokens_to_ids(token)], rows[tokenizer.convert_tokens_to_ids(token)])
+    table = vocabulary.tokens_per_character({"before": english, "after": tokenizer}, TEXTS).set_index("tokenizer")["tokens_per_character"]
+    assert table["before"] > 2 and table["after"] < 0.75 * table["before"]
+    for text in TEXTS[:10]:  # nothing is mangled on the way
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_what_is_known_or_rare_is_no_new_token(english):
+    new = vocabulary.candidates(["丙泊酚。"] * 10 + ["依托咪酯。"], english, 50)
+    assert new == ["丙泊酚"]  # its parts occur inside it only; the other is too rare
+    assert vocabulary.candidates(["words only"], english, 5) == []
