@@ -15,11 +15,11 @@ SEEDS = pd.DataFrame(pairs.seed_tasks(WORLD, 40, 0))
 # Self-Instruct
 
 def test_seed_tasks_read_as_a_generator_writes():
-    texts = selfinstruct.as_tasks(SEEDS, sorted(WORLD.groups))
-    made = selfinstruct.rows("G", ["?"] * len(texts), [text.split("\n问：", 1)[1] for text in texts])
+    tasks = selfinstruct.as_tasks(SEEDS, sorted(WORLD.groups))
+    made = selfinstruct.rows("G", ["?"] * len(tasks), list(tasks["completion"]))
     assert made["prompt"].tolist() == SEEDS["prompt"].tolist() and made["completion"].tolist() == SEEDS["completion"].tolist()
-    for text, keys in zip(texts, SEEDS["fact_ids"]):
-        assert text.startswith(f"主题：{WORLD.facts[keys[0]].entity}\n")
+    for prompt, keys in zip(tasks["prompt"], SEEDS["fact_ids"]):
+        assert prompt == f"主题：{WORLD.facts[keys[0]].entity}\n问："
 
 
 @pytest.mark.parametrize("raw, question, answer", [
@@ -56,7 +56,7 @@ def test_sampling_follows_the_seed(tmp_path):
     from transformers import AutoTokenizer
 
     from hippo_utils.corpus import tokenizer as byte_pairs
-    tokenizer = AutoTokenizer.from_pretrained(byte_pairs.train(selfinstruct.as_tasks(SEEDS, sorted(WORLD.groups)), 500, tmp_path))
+    tokenizer = AutoTokenizer.from_pretrained(byte_pairs.train(selfinstruct.as_tasks(SEEDS, sorted(WORLD.groups)).sum(axis=1), 500, tmp_path))
     model = make_model(tokenizer)
     draw = lambda seed: selfinstruct.sample_locally(model, tokenizer, ["丙泊酚", "喉痉挛", "坐位"], seed=seed, tokens=8, batch=2)
     assert draw(0) == draw(0) != draw(1) and len(draw(0)) == 3 and tokenizer.padding_side == "right"

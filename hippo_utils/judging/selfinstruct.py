@@ -13,20 +13,19 @@ import pandas as pd
 
 from hippo_utils.chinese import ngrams, normalise
 
-TASK = "主题：{topic}\n问：{question}\n答：{answer}"
 OPEN = "主题：{topic}\n问："
 REPLY = re.compile(r"^(?P<question>[^\n]+)\n答：(?P<answer>[^\n]+)")
 COLUMNS = ["id", "generator", "topic", "raw", "prompt", "completion"]
 
 
-def as_tasks(seeds: pd.DataFrame, topics: list[str]) -> list[str]:
-    """Seed tasks (instruction records) as a local generator reads them, under the topic that their question names."""
-    texts = []
+def as_tasks(seeds: pd.DataFrame, topics: list[str]) -> pd.DataFrame:
+    """Seed tasks (instruction records) as a local generator learns them: prompt (the topic that the question names, and the
+    opening of a question) and completion (question and answer)."""
+    made = []
     for prompt, completion in seeds[["prompt", "completion"]].itertuples(index=False):
         named = max((topic for topic in topics if topic in prompt), key=len, default="麻醉学")
-        question = prompt.removeprefix("问：").removesuffix("\n答：")
-        texts.append(TASK.format(topic=named, question=question, answer=completion))
-    return texts
+        made.append((OPEN.format(topic=named), f"{prompt.removeprefix('问：')}{completion}"))
+    return pd.DataFrame(made, columns=["prompt", "completion"])
 
 
 def request(topic: str, examples: list[str]) -> str:
