@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from hippo_utils.judging import crossfilter, selfinstruct
 from hippo_utils.miniworld.anesthesia import pairs, truth
@@ -125,7 +126,7 @@ def test_each_generator_keeps_its_share_whatever_the_judges_scale():
     assert counts["all"].tolist() == [400, 400] and all(counts[arm].tolist() == [190, 190] for arm in ("cross", "same", "random"))
     assert all(int(identity.split("-")[1]) % 20 for identity in chosen[chosen["arm"] != "all"]["id"])  # nothing unsafe is kept
     assert chosen.equals(crossfilter.select(scores.sample(frac=1, random_state=1), 0.5, 0))
-    table = crossfilter.arms_table(chosen, truth_of, 0, 300).set_index("arm")
+    table = crossfilter.arms_table(chosen, truth_of, 0, 100).set_index("arm")
     assert table.loc["all", "gain"] == 0 and table.loc["cross", "gain_low"] > 0.15
     assert abs(table.loc["same", "gain"]) < 0.1 and abs(table.loc["random", "gain"]) < 0.1
 
@@ -133,7 +134,9 @@ def test_each_generator_keeps_its_share_whatever_the_judges_scale():
 def test_the_table_says_who_knows_what():
     scores, truth_of = scored()
     scores.loc[scores.index[:3], "score"] = np.nan
-    table = crossfilter.table(scores, truth_of, 0.5, 0, 300).set_index(["generator", "judge"])
+    table = crossfilter.table(scores, truth_of, 0.5, 0, 100).set_index(["generator", "judge"])
+    cell = scores[(scores["generator"] == "A") & (scores["judge"] == "B") & scores["score"].notna() & scores["id"].map(truth_of).notna()]
+    assert table.loc[("A", "B"), "auroc"] == pytest.approx(roc_auc_score(cell["id"].map(truth_of).astype(bool), cell["score"]))
     assert table["relation"].tolist() == ["same", "cross", "cross", "same"] and (table["rows"] == 400).all() and (table["unsafe"] >= 18).all()
     assert table["unread"].sum() == 3 and table["n"].tolist()[2:] == [360, 360]
     for generator, judge in (("A", "B"), ("B", "A")):

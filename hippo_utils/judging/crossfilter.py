@@ -13,6 +13,7 @@ from typing import Callable
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
 from hippo_utils.chinese import amounts
 from hippo_utils.params import derive_seed
@@ -174,9 +175,10 @@ def _with_ends(name: str, interval) -> dict[str, float]:
 
 
 def _auroc(data: np.ndarray) -> float:
-    """Probability that a right row scores above a wrong one; nan when there is only one kind."""
-    from sklearn.metrics import roc_auc_score
-    return float(roc_auc_score(data[:, 1], data[:, 0])) if 0 < data[:, 1].sum() < len(data) else float("nan")
+    """Probability that a right row scores above a wrong one, ties half (Mann and Whitney); nan when there is only one kind."""
+    right = data[:, 1] == 1
+    pairs = right.sum() * (~right).sum()
+    return float((rankdata(data[:, 0])[right].sum() - right.sum() * (right.sum() + 1) / 2) / pairs) if pairs else float("nan")
 
 
 def _gain(data: np.ndarray) -> float:
