@@ -7,7 +7,8 @@ Each model (one LLaMA, one Mistral, other seeds) learns from scratch what it has
 Then both write tasks on every topic; what no form can be read from, or is not new, is dropped and counted; each row is scored
 by both. Whether it is right is decided from the fact tables. Prints table_crossfilter and the arms, with seconds of CPU time.
 With --students N models of a third kind learn from the rows of each arm alone (N seeds, as many row visits in every arm) and are
-asked the AneCQ test items about the topics: log-likelihood per token of the option's text behind the bare question.
+asked for every fact of the topics, one of four (a small world leaves AneCQ too few items): log-likelihood per token of the option's
+text behind the bare question.
 Not for clinical use.
 """
 
@@ -22,8 +23,9 @@ import pandas as pd
 from hippo_utils.chinese import amounts
 from hippo_utils.corpus import tokenizer as byte_pairs
 from hippo_utils.judging import crossfilter, selfinstruct
-from hippo_utils.miniworld.anesthesia import exams, pairs, truth, wording
+from hippo_utils.miniworld.anesthesia import pairs, truth, wording
 from hippo_utils.miniworld.anesthesia.world import load_world
+from hippo_utils.miniworld.world import fact_id, generator, pick, sample
 from hippo_utils.params import Architecture, Training, derive_seed
 from hippo_utils.statistics import paired_difference
 from hippo_utils.training import instruction, models, preference
@@ -98,7 +100,16 @@ def learn(family: str, tokenizer, tasks: pd.DataFrame, training: Training, given
 
 def students(world, rows: pd.DataFrame, chosen: pd.DataFrame, tokenizer, given) -> pd.DataFrame:
     """Accuracy of the students of each arm, and the paired difference to those of the random arm (entities as clusters)."""
-    items = pd.DataFrame([row for row in exams.anecq(world, derive_seed(given.seed, "exams")) if row["split"] == "test" and row["group"] != "control"])
+    rng, made = generator(given.seed, "student questions"), []
+    topics = sorted(name for name, group in world.groups.items() if group != "control")
+    for fact in [world.facts[key] for key in sorted(world.taught) if key in world.facts]:
+        value = pick(rng, world.taught[fact_id(fact.entity, fact.attribute)])
+        wrong = pairs.wrong_values(rng, world, fact.entity, fact.attribute, topics)
+        if len(wrong) == pairs.OPTIONS - 1:
+            options = sample(rng, [value, *wrong])
+            made.append({"question": wording.question(rng, world, fact.entity, fact.attribute, wording.OPEN_QUESTIONS), "options": options,
+                         "answer": options.index(value), "cluster": fact.entity})
+    items = pd.DataFrame(made)
     prompts = [wording.prompt(text) for text, options in zip(items["question"], items["options"]) for _ in options]
     options = [option + "。" for part in items["options"] for option in part]
     right: dict[str, list] = {}
