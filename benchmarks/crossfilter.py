@@ -26,12 +26,11 @@ from hippo_utils.judging import crossfilter, selfinstruct
 from hippo_utils.miniworld.anesthesia import pairs, truth, wording
 from hippo_utils.miniworld.anesthesia.world import load_world
 from hippo_utils.miniworld.world import fact_id, generator, pick, sample
-from hippo_utils.params import Architecture, Training, derive_seed
+from hippo_utils.params import Architecture, derive_seed
 from hippo_utils.statistics import paired_difference
-from hippo_utils.training import instruction, models, preference
+from hippo_utils.training import models, preference
 
-# One row of text to a sequence: packed behind each other, such short texts distract each other, and nothing was learned in twice the time.
-TRAINING = Training(epochs=1, learning_rate=3e-3, schedule="cosine", warmup=0.1, weight_decay=0.1, batch=32, max_length=64, precision="float32")
+RATE, BATCH = 3e-3, 32
 VISITS = 20  # each arm's student sees as many rows in all: twenty times the whole pool
 TRUTH = {truth.RIGHT: True, truth.WRONG: False, truth.UNDECIDED: None, truth.UNREADABLE: False}  # a question about nothing is no good row
 
@@ -61,7 +60,7 @@ def main() -> None:
         print(f"{len(topics)} topics, {facts} facts", {name: f"{rows['fact_ids'].map(lambda keys: keys[0]).nunique()} read" for name, rows in reading.items()})
         for (name, part), family in zip(tasks.items(), ("llama", "mistral")):
             started, seed = time.process_time(), derive_seed(given.seed, name)
-            judges[name] = learn(family, tokenizer, part, TRAINING, given, f"{folder}/{name}", seed)
+            judges[name] = learn(family, tokenizer, part, len(part), given, seed)
             drawn = selfinstruct.draw_topics(topics, len(topics) * given.draws, seed)
             trained = time.process_time() - started
             made.append(selfinstruct.rows(name, drawn, selfinstruct.sample_locally(judges[name], tokenizer, drawn, seed=seed, tokens=40)))
@@ -91,11 +90,31 @@ def main() -> None:
             frame.to_csv(given.out / f"{name}.csv", index=False)
 
 
-def learn(family: str, tokenizer, tasks: pd.DataFrame, training: Training, given, folder: str, seed: int):
-    """A model of this family from scratch, all its weights trained on the completions of these tasks."""
+def learn(family: str, tokenizer, tasks: pd.DataFrame, visits: int, given, seed: int):
+    """A model of this family from scratch, trained on the completions of `visits` rows drawn at random (AdamW, cosine).
+
+    A bare loop: the SFTTrainer's batches of equal length hold the same few facts over and over here, and little is learned.
+    """
+    import torch
     shape = Architecture(family=family, layers=given.layers, width=given.width, feed_forward=3 * given.width, heads=4, key_value_heads=4,
                          context=128, sliding_window=128 if family == "mistral" else None)
-    return instruction.train(models.build(shape, len(tokenizer), tokenizer.eos_token_id, seed), tokenizer, tasks, training, folder=folder, seed=seed)[0]
+    model, end, rng = models.build(shape, len(tokenizer), tokenizer.eos_token_id, seed), tokenizer.eos_token_id, np.random.default_rng(seed)
+    starts = [len(ids) for ids in tokenizer(list(tasks["prompt"]))["input_ids"]]
+    texts = [ids + [end] for ids in tokenizer(list(tasks["prompt"] + tasks["completion"]))["input_ids"]]
+    steps = max(visits // BATCH, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.1, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / 30, 0.5 * (1 + np.cos(np.pi * step / steps)) + 0.02))
+    for _ in range(steps):
+        drawn = rng.integers(len(texts), size=BATCH)
+        inputs = torch.full((BATCH, max(len(texts[i]) for i in drawn)), end)
+        labels = torch.full_like(inputs, -100)
+        for row, i in enumerate(drawn):
+            inputs[row, :len(texts[i])] = torch.tensor(texts[i])
+            labels[row, starts[i]:len(texts[i])] = inputs[row, starts[i]:len(texts[i])]
+        model(input_ids=inputs, labels=labels).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step(), schedule.step(), optimizer.zero_grad()
+    return model.eval()
 
 
 def students(world, rows: pd.DataFrame, chosen: pd.DataFrame, tokenizer, given) -> pd.DataFrame:
@@ -115,11 +134,9 @@ def students(world, rows: pd.DataFrame, chosen: pd.DataFrame, tokenizer, given) 
     right: dict[str, list] = {}
     for arm in crossfilter.ARMS:
         told = rows[rows["id"].isin(chosen[chosen["arm"] == arm]["id"])]
-        training = TRAINING.model_copy(update={"epochs": VISITS * len(rows) / len(told)})
         for number in range(given.students):
             started, seed = time.process_time(), derive_seed(given.seed, f"student {number}")  # the same start in every arm
-            with TemporaryDirectory() as folder:
-                model = learn("llama", tokenizer, told, training, given, folder, seed)
+            model = learn("llama", tokenizer, told, VISITS * len(rows), given, seed)
             scored = preference.log_likelihoods(model, tokenizer, prompts, options, end="")
             best = (scored["log_likelihood"] / scored["tokens"]).to_numpy().reshape(len(items), -1).argmax(axis=1)
             right.setdefault(arm, []).append(best == items["answer"].to_numpy())

@@ -386,5 +386,4 @@ def _crossfilter(figure: Figure, frame: pd.DataFrame) -> None:
 
 DRAW = {"corpus": _corpus, "study": _study, "pretraining": _pretraining, "instruction": _instruction, "judge": _judge, "judge_noise": _judge_noise,
         "preference": _preference, "timeline": _timeline, "stages": _stages, "prompting": _prompting, "scoring": _scoring, "uncertainty": _uncertainty,
-        "reliability": _reliability, "risk_coverage": _risk_coverage, "subjects": _subjects, "path": _path, "protocols": _protocols,
-        "crossfilter": _crossfilter}
+        "reliability": _reliability, "risk_coverage": _risk_coverage, "subjects": _subjects, "path": _path, "protocols": _protocols, "crossfilter": _crossfilter}
