@@ -5,7 +5,7 @@
     python benchmarks/gpu_7b.py --base tiny              a few thousand weights: the same path on a CPU (what the tests run)
 
 Needs no download: weights are random, texts are invented words of the full length. A step's time is (time of --steps steps - time of one)
-/ (--steps - 1), so that neither loading nor the first step's warm-up counts. Peak memory is the allocator's on a GPU, and the growth of the
+/ their difference, so that neither loading nor the first step's warm-up counts. Peak memory is the allocator's on a GPU, and the growth of the
 resident memory on a CPU. MFU is the arithmetic the method needs (activations computed twice count once) over the data sheet's rate.
 Prints a Markdown table.
 """
@@ -80,25 +80,26 @@ def measure(name: str, training: params.Training, shape: preflight.Shape, device
     fit = {"CP": pretraining.fit, "SFT": instruction.fit, "DPO": preference.fit}[name]
     kind = trainer.precision(training.precision)[0]
     rows = training.batch * training.accumulation
+    models.quiet()
     before = resident()
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = make_tokenizer(Path(folder) / "tokenizer")
         model = make_model(shape, kind if training.lora else "float32", training.lora.bits if training.lora else None, tokenizer)
         if device.gpus:
             torch.cuda.reset_peak_memory_stats()
-        seconds, peak = {}, 0
-        for number in (1, steps):
+        seconds, done, peak = {}, {}, 0
+        for number in (1, 1, steps):  # the first is a warm-up
             texts = data(name, tokenizer, rows * number, training.max_length)
             started = time.perf_counter()
             made, curve, *_ = fit(model, tokenizer, texts, training, Path(folder) / f"{number}", 0)
-            seconds[number], done = time.perf_counter() - started, made.state.global_step
+            seconds[number], done[number] = time.perf_counter() - started, made.state.global_step
             peak = max(peak, torch.cuda.max_memory_allocated() if device.gpus else resident() - before)
             model = models.plain(made.model.unload() if training.lora else made.model)
             del made
             gc.collect()
     tokens = sum(len(ids) for column in texts for ids in tokenizer(list(texts[column]))["input_ids"]) / steps if name != "CP" else rows * training.max_length
     tokens = min(tokens, rows * training.max_length * (2 if name == "DPO" else 1))
-    per_step = (seconds[steps] - seconds[1]) / max(1, done - 1)
+    per_step = (seconds[steps] - seconds[1]) / (done[steps] - done[1])
     loss = {"CP": "plain", "SFT": "tiled", "DPO": "pairs"}[name]
     once = training.model_copy(update={"activation_checkpointing": False})
     flops = preflight.Step("", name, "", once, loss, rows, round(tokens), True, shape).flops()

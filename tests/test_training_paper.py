@@ -12,7 +12,7 @@ from miniatures.make import base_model, mirror
 from hippo_utils import manifest, params, paths
 from hippo_utils.training import models
 
-SMALL = ["threads=1", "evaluation.limit=4", "evaluation.precision=float32", "evaluation.allow_truncation=true", "evaluation.rationale_tokens=4",
+SMALL = ["threads=1", "evaluation.limit=8", "evaluation.precision=float32", "evaluation.allow_truncation=true", "evaluation.rationale_tokens=4",
          "evaluation.prompting.limit=2", "evaluation.prompting.samples=2", "evaluation.sensitivity.limit=2", "ablations.resamples=100",
          "calibration.resamples=100", "instruction.sft.epochs=1", "instruction.validation=20", "preference.repeated=2", "preference.injected=1"]
 FAMILIES = {"hippo_llama": "llama", "hippo_mistral": "mistral"}

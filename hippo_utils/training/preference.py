@@ -1,7 +1,9 @@
 """Direct preference optimisation on judged pairs (paper, section 3.3; Rafailov et al., arXiv 2305.18290)."""
 
 import math
+import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -25,7 +27,7 @@ def train(model, tokenizer, pairs: pd.DataFrame, training: Dpo, *, folder, seed:
 def fit(model, tokenizer, pairs: pd.DataFrame, training: Dpo, folder, seed: int):
     """What `train` does, in this process: the DPOTrainer after training, and the curve."""
     import torch
-    from datasets import Dataset
+    from datasets import Dataset, load_from_disk
     from trl import DPOConfig, DPOTrainer
 
     lengths = [[len(ids) + 1 for ids in tokenizer([p + a for p, a in zip(pairs["prompt"], pairs[answer])])["input_ids"]] for answer in ("chosen", "rejected")]
@@ -39,6 +41,12 @@ def fit(model, tokenizer, pairs: pd.DataFrame, training: Dpo, folder, seed: int)
     rows = Dataset.from_dict({name: list(pairs[name]) for name in ("prompt", "chosen", "rejected")})
     settings = DPOConfig(**arguments(training, folder, seed, len(rows)), max_length=training.max_length, beta=training.beta,
                          loss_type=[training.loss], precompute_ref_log_probs=True)
+    if settings.world_size > 1:  # TRL hands the reference's log-probabilities on in a file beside the data's own, which must be one for all processes
+        if settings.process_index == 0:
+            shutil.rmtree(Path(folder) / "pairs", ignore_errors=True)
+            rows.save_to_disk(Path(folder) / "pairs")
+        torch.distributed.barrier()
+        rows = load_from_disk(Path(folder) / "pairs")
     torch.manual_seed(seed)
     started = time.time()
     trainer = DPOTrainer(model=model, args=settings, train_dataset=rows, processing_class=tokenizer,
