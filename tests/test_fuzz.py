@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hippo_utils import params, records, run
 from hippo_utils.corpus import hub
-from hippo_utils.evaluation import harness
+from hippo_utils.evaluation import extraction
 from hippo_utils.judging import crossfilter, prompts
 from hippo_utils.manifest import StageError
 from hippo_utils.params import ParamsError
@@ -126,10 +126,10 @@ OPTIONS = ["metformin", "a beta blocker", "insulin", "none of these"]
 @settings(FUZZ, max_examples=2 * FUZZ.max_examples)
 @given(reply=st.text(max_size=80) | st.builds("{}Answer:{}".format, TEXTS, TEXTS | st.sampled_from([f" ({letter}) " for letter in "abcdexz"] + OPTIONS + [o.upper() + "." for o in OPTIONS])))
 def test_any_reply_names_an_option_or_none(reply):
-    chosen = harness.parse_answer(reply, OPTIONS)
-    assert chosen == harness.NO_ANSWER or 0 <= chosen < len(OPTIONS)
+    chosen = extraction.parse_answer(reply, OPTIONS)
+    assert chosen == extraction.NO_ANSWER or 0 <= chosen < len(OPTIONS)
     if "Answer:" not in reply:
-        assert chosen == harness.NO_ANSWER
+        assert chosen == extraction.NO_ANSWER
 
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers(-9, 12) | st.floats() | TEXTS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4), max_leaves=8)

@@ -24,7 +24,7 @@ def root(tmp_path, monkeypatch, home):
     """A project of three stages around the real manifest.py, in this process; nothing is executed in it."""
     root = tmp_path / "project"
     for name, source in {"__init__": "", "inner": "VALUE = 1\n", "room/__init__": "", "room/work": "def work():\n    from hippo_utils import inner\n",
-                         "room/other": "", "reporting/__init__": "", "reporting/tables": "", "reporting/captions": "TITLE = 1\n",
+                         "room/other": "", "reporting/__init__": "", "reporting/tables": "", "reporting/captions": "TITLE = 1\n", "reporting/style": "WIDTH = 1\n",
                          "reporting/figures": "from hippo_utils.reporting import captions, tables\n"}.items():
         file = root / "hippo_utils" / f"{name}.py"
         file.parent.mkdir(parents=True, exist_ok=True)
