@@ -168,6 +168,23 @@ def write_notebook(path: Path, cells: list[tuple[str, str]]) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """For tests that compute: sums in one order, whatever the machine."""
+    import torch
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    """The small world's tokenizer, as Transformers loads it."""
+    from small import make_tokenizer
+    return make_tokenizer(tmp_path_factory.mktemp("tokenizer") / "t")
+
+
 @pytest.fixture(scope="session")
 def toy_template(tmp_path_factory) -> Project:
     """The real spine under seven notebooks that do next to nothing; nothing has run yet."""

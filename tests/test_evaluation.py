@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small import items, make_model, make_tokenizer, world
+from small import items, make_model, world
 
 from hippo_utils import records
 from hippo_utils.evaluation import confidence, extraction, harness, preferences, scoring
@@ -18,17 +18,7 @@ HOSTILE = {"id": "medqa-test-hostile", "benchmark": "medqa", "split": "test", "g
 RECORD = {"run": "r", "seed": 0, "stages": "base"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return make_tokenizer(tmp_path_factory.mktemp("tokenizer") / "t")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

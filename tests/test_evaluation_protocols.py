@@ -5,9 +5,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from lm_eval.api.model import LM
-from small import items, make_model, make_tokenizer
+from small import items, make_model
 
 from hippo_utils import records
 from hippo_utils.evaluation import extraction, harness
@@ -18,17 +17,7 @@ BENCHMARKS = list(records.BENCHMARKS)
 RECORD = {"run": "r", "seed": 0, "stages": "base"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return make_tokenizer(tmp_path_factory.mktemp("tokenizer") / "t")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +60,7 @@ class Scripted(LM):
         return [(self.likes(*request.args), False) for request in requests]
 
     def loglikelihood_rolling(self, requests, disable_tqdm=False):
-        raise NotImplementedError
+        raise AssertionError("no task here asks for rolling log-likelihoods")
 
     def generate_until(self, requests, disable_tqdm=False):
         self.asked += [request.args for request in requests]

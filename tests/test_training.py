@@ -7,24 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small import LORA, TRAINING, make_model, make_tokenizer
+from small import LORA, TRAINING, make_model
 
 from hippo_utils.manifest import StageError
 from hippo_utils.params import Dpo, load
 from hippo_utils.training import instruction, models, preference, pretraining, trainer
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return make_tokenizer(tmp_path_factory.mktemp("tokenizer") / "t")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 TEXTS = [f"Metformin is given to patient {number} with diabetes." for number in range(60)]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small import LORA, TRAINING, make_model, make_tokenizer
+from small import LORA, TRAINING, make_model
 from test_training import DPO, INSTRUCTIONS, TEXTS, Stage, largest, logits
 
 from hippo_utils import params
@@ -21,17 +21,7 @@ WIDE = {"width": 64, "feed_forward": 128, "key_value_heads": 4}
 QLORA = TRAINING.model_copy(update={"lora": LORA.model_copy(update={"bits": 4})})
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return make_tokenizer(tmp_path_factory.mktemp("tokenizer") / "t")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import TRAINING, make_model, make_tokenizer
+from small import TRAINING, make_model
 from test_training import DPO, INSTRUCTIONS, PAIRS, TEXTS, largest, logits
 
 from hippo_utils import params, paths
@@ -22,17 +22,7 @@ CP = TRAINING.model_copy(update=EFFECTIVE | {"max_length": 32})
 SFT = TRAINING.model_copy(update=EFFECTIVE)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return make_tokenizer(tmp_path_factory.mktemp("tokenizer") / "t")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)

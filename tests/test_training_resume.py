@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from small import TRAINING, make_model, make_tokenizer
+from small import TRAINING, make_model
 from test_training import DPO, INSTRUCTIONS, PAIRS, TEXTS
 
 from hippo_utils.training import checkpoints, instruction, preference, pretraining, trainer
@@ -26,17 +26,7 @@ STEPS = {"CP": lambda model, tokenizer, **how: pretraining.train(model, tokenize
          "DPO": lambda model, tokenizer, **how: preference.train(model, tokenizer, PAIRS, how.pop("training", DPO.model_copy(update=HARD)), seed=5, **how)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return make_tokenizer(tmp_path_factory.mktemp("tokenizer") / "t")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
