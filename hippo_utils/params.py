@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -34,10 +34,13 @@ Number = Annotated[float, BeforeValidator(_number)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Positive = Annotated[Number, Field(gt=0)]
-StageName = Literal["base", "CP", "SFT", "CP+SFT", "CP+SFT+DPO"]
+HYPNOS_BENCHMARKS = ("anecq", "aneqa", "anerc")
+HypnosStage = Literal["general", "specific", "general+specific", "general+unfiltered", "general+same", "general+random", "mixed"]
+StageName = Literal["base", "CP", "SFT", "CP+SFT", "CP+SFT+DPO", "general", "specific", "general+specific", "general+unfiltered",
+                    "general+same", "general+random", "mixed"]
 ProtocolName = Annotated[str, Field(pattern=r"^(option_text|step_by_step|letter|generate)(\+(permuted|chat|paper_examples))*$")]
 StageFolder = Literal["01_corpus", "02_pretraining", "03_instruction", "04_preference", "05_evaluation", "06_ablations", "07_calibration"]
-BenchmarkName = Literal["medmcqa", "medqa", "pubmedqa", "usmle_step1", "usmle_step2", "usmle_step3"]
+BenchmarkName = Literal["medmcqa", "medqa", "pubmedqa", "usmle_step1", "usmle_step2", "usmle_step3", "anecq", "aneqa", "anerc"]
 
 
 class ParamsError(ValueError):
@@ -54,7 +57,7 @@ class Section(BaseModel):
 
 class Corpus(Section):
     """01: which texts, how many rows of each (null = all there are), and how they are cleaned and audited."""
-    world: Literal["medicine"] | None = Field(description="the embedded mini world; null for real data")
+    world: Literal["medicine", "anesthesia"] | None = Field(description="the embedded mini world; null for real data")
     entities: Annotated[int, Field(ge=12)] | None = Field(None, description="use a part of the mini world only")
     data_root: str | None = Field(None, description="folder that mirrors hub data sets by their id; null = the hub")
     documents: dict[str, Count | None] = Field(description="texts for continued pre-training, by source")
@@ -108,6 +111,8 @@ class Training(Section):
     lora: Lora | None = Field(None, description="null trains all weights")
     packing: Literal["across", "documents"] | None = Field(None, description="several texts in a row: `documents` keeps attention inside each, "
                                                            "`across` does not; null: CP packs across, SFT and DPO put one example in a row")
+    order: Literal["length", "random"] = Field("length", description="of SFT's rows: those of similar length share a step, which saves padding, or any do. "
+                                               "Where length goes with content, as in a small world's questions, a step of one length holds few facts and little is learned")
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
     activation_checkpointing: bool = Field(False, description="compute activations twice instead of keeping them: less memory, a third slower")
     liger: bool = Field(True, description="Liger's fused kernels, where they are installed and the device is a GPU")
@@ -150,13 +155,22 @@ class Architecture(Section):
         return self
 
 
+class Generator(Section):
+    """02: a local model that writes instructions in 03 and judges another's: trained from scratch, apart from all others."""
+    architecture: Architecture
+    share: Share = Field(description="of the mini world's seen and held-out facts, drawn for each generator by itself: what it has read")
+    rows: Count = Field(description="short questions with answers about them")
+    training: Training
+
+
 class Pretraining(Section):
-    """02: the base (loaded by name, or trained from scratch) and continued pre-training."""
+    """02: the base (loaded by name, or trained from scratch), continued pre-training (Hippocrates), the local generators (Hypnos)."""
     base: str | None = Field(None, description="hub id or local folder; null when `architecture` is trained from scratch")
     revision: str | None = None
     architecture: Architecture | None = None
     scratch: Training | None = Field(None, description="how the base is trained from scratch")
-    cp: Training
+    cp: Training | None = Field(description="null: not part of this paper")
+    generators: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], Generator] = Field(default={}, description="name -> local model that instruction.selfinstruct asks")
 
     @model_validator(mode="after")
     def _one_base(self):
@@ -164,14 +178,36 @@ class Pretraining(Section):
             raise ValueError("give either base (a hub id or folder) or architecture (a model to train from scratch), not both and not neither")
         if (self.architecture is None) != (self.scratch is None):
             raise ValueError("architecture and scratch belong together: the model to train and how to train it")
-        if self.architecture and max(self.cp.max_length, self.scratch.max_length) > self.architecture.context:
-            raise ValueError(f"max_length is larger than the architecture's context of {self.architecture.context} tokens")
+        pairs = [(self.architecture, step) for step in (self.scratch, self.cp) if self.architecture and step] + [(g.architecture, g.training) for g in self.generators.values()]
+        for architecture, training in pairs:
+            if training.max_length > architecture.context:
+                raise ValueError(f"max_length is larger than the architecture's context of {architecture.context} tokens")
         return self
 
 
+class SelfInstruct(Section):
+    """03: generators grow the seed tasks, topic by topic (Hypnos)."""
+    draws: Count = Field(description="replies that each generator writes on every topic")
+    temperature: Positive = 1.0
+    tokens: Count = Field(64, description="most tokens of a reply")
+    novelty: Share = Field(0.7, description="Jaccard similarity of character pairs from which a question is not new")
+
+
+class CrossFilter(Section):
+    """03: every generator's rows are scored by the other models (Hypnos)."""
+    keep: Share = Field(description="of each generator's rows that can be read and are safe; a share, because a threshold does not carry over between judges")
+
+
 class Instruction(Section):
-    """03: the mixture of instruction sources (weight 1 = each row once an epoch) and supervised fine-tuning."""
+    """03: the mixture of instruction sources (weight 1 = each row once an epoch) and supervised fine-tuning.
+
+    For Hypnos the mixture is what the second stage reads beside the generated rows, and `general` what the first stage reads.
+    """
     mixture: dict[str, Annotated[Number, Field(ge=0)]]
+    general: dict[str, Annotated[Number, Field(ge=0)]] = Field(default={}, description="sources of the first stage, general medicine (Hypnos)")
+    stages: list[HypnosStage] = Field(default=[], description="which models are trained (Hypnos); for Hippocrates always SFT and CP+SFT")
+    selfinstruct: SelfInstruct | None = None
+    crossfilter: CrossFilter | None = None
     validation: Annotated[int, Field(ge=0)] = Field(0, description="prompts of the mixture that are kept out of training to measure it; 0 = the exams' development items")
     sft: Training
 
@@ -364,7 +400,7 @@ class Params(Section):
     corpus: Corpus
     pretraining: Pretraining
     instruction: Instruction
-    preference: Preference
+    preference: Preference | None = Field(description="null: not part of this paper")
     evaluation: Evaluation
     ablations: Ablations
     calibration: Calibration
@@ -404,7 +440,45 @@ class Params(Section):
         scratch = self.pretraining.architecture is not None
         need(scratch == (c.vocabulary is not None), "corpus.vocabulary and pretraining.architecture belong together: a base trained here needs a tokenizer trained here")
         need(scratch == (c.general is not None), "corpus.general and pretraining.architecture belong together: a base trained here needs general text")
+        (self._hippocrates if self.paper == "hippocrates" else self._hypnos)(need)
         return self
+
+    def _hippocrates(self, need):
+        i = self.instruction
+        need(self.pretraining.cp is not None, "pretraining.cp is null, but continued pre-training is a stage of hippocrates")
+        need(self.preference is not None, "preference is null, but preference learning is a stage of hippocrates")
+        need(self.corpus.world != "anesthesia", "corpus.world anesthesia belongs to paper hypnos; hippocrates reads medicine, or real data (null)")
+        for name, given in (("pretraining.generators", self.pretraining.generators), ("instruction.general", i.general), ("instruction.stages", i.stages),
+                            ("instruction.selfinstruct", i.selfinstruct), ("instruction.crossfilter", i.crossfilter)):
+            need(not given, f"{name} belongs to paper hypnos; leave it out")
+        unknown = sorted(set(self.evaluation.stages) & set(get_args(HypnosStage)))
+        need(not unknown, f"evaluation.stages names {unknown}, which paper hypnos trains; hippocrates has base, CP, SFT, CP+SFT, CP+SFT+DPO")
+        unknown = sorted(set(self.corpus.benchmarks) & set(HYPNOS_BENCHMARKS))
+        need(not unknown, f"corpus.benchmarks names {unknown}, which belong to paper hypnos")
+
+    def _hypnos(self, need):
+        c, p, i = self.corpus, self.pretraining, self.instruction
+        need(p.cp is None, "pretraining.cp: continued pre-training is not part of hypnos; set it to null")
+        need(self.preference is None, "preference learning is not part of hypnos; set preference to null")
+        need(c.world != "medicine", "corpus.world medicine belongs to paper hippocrates; hypnos reads anesthesia, or real data (null)")
+        need(i.stages, "instruction.stages is empty; hypnos trains general and general+specific at least")
+        for name in i.stages:
+            before = name.rpartition("+")[0]
+            need(not before or before in i.stages, f"instruction.stages names {name}, which builds on {before}; name that too")
+        unknown = sorted(set(i.general) - set(c.instructions))
+        need(not unknown, f"instruction.general names {unknown}, which corpus.instructions does not build")
+        need(i.general or not {"general", "mixed"} & set(i.stages), "instruction.general is empty, but instruction.stages trains on general medicine; say which sources")
+        need(i.selfinstruct or set(i.stages) <= {"general"}, "instruction.selfinstruct is null, but instruction.stages trains on generated rows")
+        need((i.selfinstruct is None) == (i.crossfilter is None), "instruction.selfinstruct and instruction.crossfilter belong together: what is generated is filtered")
+        need(not p.generators or c.world is not None, "pretraining.generators are trained on the facts of a mini world; real data has none: ask endpoints")
+        need(i.selfinstruct is None or len(p.generators) > 1, "instruction.selfinstruct needs two generators or more (pretraining.generators): each one's rows are judged by another")
+        for place, names in (("evaluation.stages", self.evaluation.stages), ("calibration.stages", self.calibration.stages)):
+            unknown = sorted(set(names) - {"base", *i.stages})
+            need(not unknown, f"{place} names {unknown}, which instruction.stages does not train")
+        unknown = sorted(set(c.benchmarks) - set(HYPNOS_BENCHMARKS))
+        need(not unknown, f"corpus.benchmarks names {unknown}, which belong to paper hippocrates; hypnos has {', '.join(HYPNOS_BENCHMARKS)}")
+        unknown = sorted(set(self.calibration.benchmarks) - set(self.evaluation.benchmarks))
+        need(not unknown, f"calibration.benchmarks names {unknown}, which evaluation.benchmarks leaves out")
 
     def hash(self) -> str:
         """sha256 over every value; equal for the three routes."""
@@ -587,6 +661,8 @@ def from_cell(namespace: dict[str, Any]) -> Params:
     """
     names = ["extends", *Params.model_fields]
     content = {name: namespace[name] for name in names if namespace.get(name) not in (None, "", {})}
+    if "preference" in namespace and namespace["preference"] is None:  # the cell's own value is {}: null was given, and means that there is none
+        content["preference"] = None
     if "extends" not in content and not content.keys() >= Params.model_fields.keys():
         content["extends"] = content.get("run", DEFAULT_RUN)
     return resolve(content)

@@ -11,8 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-STAGES = ("base", "CP", "SFT", "CP+SFT", "CP+SFT+DPO")
-BENCHMARKS = ("medmcqa", "medqa", "pubmedqa", "usmle_step1", "usmle_step2", "usmle_step3")
+STAGES = ("base", "CP", "SFT", "CP+SFT", "CP+SFT+DPO",  # Hippocrates, then Hypnos
+          "general", "specific", "general+specific", "general+unfiltered", "general+same", "general+random", "mixed")
+BENCHMARKS = ("medmcqa", "medqa", "pubmedqa", "usmle_step1", "usmle_step2", "usmle_step3", "anecq", "aneqa", "anerc")
 GROUPS = ("seen", "held_out", "control", "all")
 
 _text, _texts = pa.string(), pa.list_(pa.string())
@@ -45,6 +46,12 @@ SCHEMAS: dict[str, pa.Schema] = {
     # A question to be answered in free text (AneQA, AneRC), with reference answers; it ends where the answer begins.
     "question": pa.schema({"id": _text, "benchmark": _text, "group": _text, "subject": _text, "cluster": _text,
                            "fact_ids": _texts, "prompt": _text, "references": _texts}),
+    # What a generator wrote on a topic, as it came (`raw`) and as it was read: empty prompt and completion where no form could be
+    # read from it. `similarity` and `nearest` say why a row is not `novel`; `truth` is what the fact tables say, empty without them.
+    "generated": pa.schema({"id": _text, "generator": _text, "topic": _text, "raw": _text, "prompt": _text, "completion": _text,
+                            "novel": pa.bool_(), "similarity": pa.float64(), "nearest": _text, "truth": _text}),
+    # What one judge said of one generated row: `score` is empty where its reply could not be read, `safe` is the gate for harm.
+    "score": pa.schema({"id": _text, "generator": _text, "judge": _text, "score": pa.float64(), "safe": pa.bool_(), "reply": _text}),
     # One answer of one model to one item under one protocol. `log_likelihoods[i]` is the summed natural-log
     # probability of option i behind the prompt, `option_bytes[i]` its length in UTF-8 bytes (for acc_norm).
     "prediction": pa.schema({"run": _text, "seed": pa.int64(), "stages": _text, "item": _text, "benchmark": _text,
@@ -117,11 +124,15 @@ def read(kind: str, path: Path) -> pd.DataFrame:
     return frame
 
 
-def item_prompt(question: str, options: list[str], context: str = "") -> str:
+def item_prompt(question: str, options: list[str], context: str = "", language: str = "en") -> str:
     """The paper's question prompt: what stands before the option text that is scored (evaluation/tasks/ says the same in Jinja).
 
-    Multiple choice lists its options behind letters; a question with a context (PubMedQA) shows the abstract instead.
+    Multiple choice lists its options behind letters; a question with a context (PubMedQA) shows the abstract instead. A Chinese
+    prompt ends where the answer begins, without a space.
     """
+    if language == "zh":
+        listed = "".join(f"\n{letter}. {option}" for letter, option in zip("ABCDEFGHIJ", options))
+        return f"{context}\n问：{question}{listed}\n答：".lstrip("\n")
     if context:
         return f"Abstract: {context}\nQuestion: {question}\nAnswer:"
     listed = " ".join(f"({letter}) {option}" for letter, option in zip("ABCDEFGHIJ", options))

@@ -20,6 +20,9 @@ LINEAGE: dict[str, tuple[tuple[str, str], ...]] = {
     "SFT": (("03_instruction", "SFT"),),
     "CP+SFT": (("02_pretraining", "CP"), ("03_instruction", "CP+SFT")),
     "CP+SFT+DPO": (("02_pretraining", "CP"), ("03_instruction", "CP+SFT"), ("04_preference", "CP+SFT+DPO")),
+    # Hypnos: general medicine first, then anesthesiology (abstract); the others are what that is held against.
+    **{name: (("03_instruction", name),) for name in ("general", "specific", "mixed")},
+    **{name: (("03_instruction", "general"), ("03_instruction", name)) for name in ("general+specific", "general+unfiltered", "general+same", "general+random")},
 }
 BASE_FILE = "base.json"        # names a base that was loaded and not copied
 MARK_FILE = "trained_on.json"  # beside an adapter: the base that it belongs to

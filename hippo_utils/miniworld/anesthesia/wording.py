@@ -4,6 +4,7 @@ import numpy as np
 
 from hippo_utils.miniworld.anesthesia.world import kind_of
 from hippo_utils.miniworld.world import World, pick
+from hippo_utils.records import item_prompt
 
 # (kind, attribute) -> what it is called
 NAMES = {
@@ -58,5 +59,4 @@ def question(rng: np.random.Generator, world: World, entity: str, attribute: str
 
 def prompt(text: str, options: list[str] = ()) -> str:
     """A question as every stage asks it; the answer follows without a space."""
-    listed = "".join(f"\n{letter}. {option}" for letter, option in zip("ABCDEFGHIJ", options))
-    return f"问：{text}{listed}\n答："
+    return item_prompt(text, list(options), language="zh")
