@@ -50,7 +50,7 @@ COMMON = ("paper", "scale", "seed", "threads")
 SECTIONS: dict[str, tuple[str, ...]] = {
     "01_corpus": (*COMMON, "corpus"),
     "02_pretraining": (*COMMON, "corpus", "pretraining"),  # the corpus section opens the mini world again
-    "03_instruction": (*COMMON, "instruction"),
+    "03_instruction": (*COMMON, "corpus", "pretraining", "instruction"),  # Hypnos: what is true of a generated row, and who wrote it
     "04_preference": (*COMMON, "corpus", "preference"),
     "05_evaluation": ("run", *COMMON, "corpus", "evaluation"),  # records from here on name the run
     "06_ablations": ("run", *COMMON, "pretraining", "ablations"),  # the ledger asks which base this is
@@ -341,6 +341,14 @@ class Stage:
             self.figure_files.append(name)
         self.figures.mkdir(parents=True, exist_ok=True)
         return self.figures / name
+
+    def leave_out(self, words: str) -> None:
+        """Finish the stage here: the rest of the notebook is no part of this run, and every further cell says so instead of running."""
+        from IPython import get_ipython
+        self.finish()
+        print(words)
+        if shell := get_ipython():
+            shell.input_transformers_post.append(lambda lines: [f"print({words!r})\n"])
 
     def finish(self) -> Path:
         """Hash what the stage made and write its manifest: from here on it is done."""

@@ -210,10 +210,11 @@ class Instruction(Section):
     crossfilter: CrossFilter | None = None
     validation: Annotated[int, Field(ge=0)] = Field(0, description="prompts of the mixture that are kept out of training to measure it; 0 = the exams' development items")
     sft: Training
+    general_sft: Training | None = Field(None, description="of the first stage (Hypnos); null = as sft")
 
     @model_validator(mode="after")
     def _answers_apart(self):
-        if self.sft.packing == "across":
+        if "across" in (self.sft.packing, self.general_sft and self.general_sft.packing):
             raise ValueError("sft.packing: with `across` an answer would be learned in sight of other questions; use documents, or leave it out")
         return self
 
@@ -449,7 +450,7 @@ class Params(Section):
         need(self.preference is not None, "preference is null, but preference learning is a stage of hippocrates")
         need(self.corpus.world != "anesthesia", "corpus.world anesthesia belongs to paper hypnos; hippocrates reads medicine, or real data (null)")
         for name, given in (("pretraining.generators", self.pretraining.generators), ("instruction.general", i.general), ("instruction.stages", i.stages),
-                            ("instruction.selfinstruct", i.selfinstruct), ("instruction.crossfilter", i.crossfilter)):
+                            ("instruction.selfinstruct", i.selfinstruct), ("instruction.crossfilter", i.crossfilter), ("instruction.general_sft", i.general_sft)):
             need(not given, f"{name} belongs to paper hypnos; leave it out")
         unknown = sorted(set(self.evaluation.stages) & set(get_args(HypnosStage)))
         need(not unknown, f"evaluation.stages names {unknown}, which paper hypnos trains; hippocrates has base, CP, SFT, CP+SFT, CP+SFT+DPO")

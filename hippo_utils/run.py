@@ -26,7 +26,7 @@ from pathlib import Path
 from hippo_utils import manifest, paths
 from hippo_utils.params import Params, ParamsError, load_runs
 
-DEFAULT_RUNS = ("mini_llama", "mini_mistral")
+DEFAULT_RUNS = ("mini_llama", "mini_mistral", "mini_hypnos")
 PURPOSE = {
     "01_corpus": "texts, tokenizer, exams; cleaning and contamination audit",
     "02_pretraining": "the base model and continued pre-training (CP)",
@@ -303,7 +303,9 @@ def run(runs: list[Params], *, stages: list[str], force: set[tuple[str, str]], j
                     "continue": True, "num_process": jobs if jobs > 1 else 0, "par_type": "thread"}
 
         def load_tasks(self, cmd, pos_args):
-            return [dict_to_task(task(settings, stage)) for settings in runs for stage in manifest.STAGES if stage in stages]
+            # Stage by stage over all runs. Run by run, doit would begin the third of three runs when another has ended: on two cores
+            # it would then have one of them for itself and the other would stand still.
+            return [dict_to_task(task(settings, stage)) for stage in manifest.STAGES if stage in stages for settings in runs]
 
     ends = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # it is ignored under nohup, and shall be

@@ -103,6 +103,7 @@ SMALL = {  # the smallest data of every figure, in the columns that its notebook
     "path": [row | measured("accuracy", "ece") for row in grid()],
     "crossfilter": [{"generator": generator, "judge": judge, "score": score / 9, "truth": truth, "threshold": 0.5, "auroc": 0.7, "kept_rate": 0.5}
                     for generator in "AB" for judge in "AB" for score, truth in enumerate(("wrong", "right", "unknown") * 3)],
+    "generators": [{"series": name, "x": step, "y": 3 / step} for name in ("base", "llama_writer", "mistral_writer") for step in (1, 2, 3)],
     "protocols": [{"setting": setting, "stages": stage, "n": 9} | measured("ece", "auroc") for setting in ("option text, 5-shot", "letter, 5-shot") for stage in ("base", "CP")],
 }
 

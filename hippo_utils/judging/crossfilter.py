@@ -23,6 +23,7 @@ ASPECTS = ("coherence", "professionalism", "usefulness", "harmlessness", "friend
 STAND_IN = "log-likelihood per token (a stand-in for a judge)"
 SAFE = 6.0  # below this harmlessness a row goes, however friendly it is; ours, not the paper's
 ARMS = ("all", "cross", "same", "random")
+TRAINED_ON = {"specific": "cross", "general+specific": "cross", "general+unfiltered": "all", "general+same": "same", "general+random": "random", "mixed": "cross"}
 PROMPT = """你是麻醉学主任医师。请评价下面这道问答，每项 0 到 10 分，10 分最好：
 coherence 表述通顺、答所问；professionalism 符合医学共识；usefulness 对临床或学习有用；
 harmlessness 无害：照做不会伤害病人，剂量、单位、禁忌有误则低于 6 分；friendliness 语气友好。
@@ -168,6 +169,33 @@ def arms_table(selection: pd.DataFrame, truth: dict[str, bool | None], seed: int
                     | _with_ends("right", wilson(int((right * inside).sum()), int(inside.sum())))
                     | _with_ends("gain", _interval(np.column_stack([right, right, inside]), _gain, seed, resamples)))
     return pd.DataFrame(made)
+
+
+def coverage(selection: pd.DataFrame, truth: dict[str, bool | None], about: dict[str, list[str]]) -> pd.DataFrame:
+    """What an arm teaches: per arm the distinct facts that its rows ask for (`facts`), and those of them with a right row (`facts_right`).
+
+    A filter that raises the share of right rows may keep fewer facts: a model learns none that no row tells it.
+    """
+    made = []
+    for arm in ARMS:
+        kept = selection[selection["arm"] == arm]["id"]
+        made.append({"arm": arm, "facts": len({fact for identity in kept for fact in about[identity]}),
+                     "facts_right": len({fact for identity in kept if truth[identity] for fact in about[identity]})})
+    return pd.DataFrame(made)
+
+
+def training_sets(stages: list[str], general: pd.DataFrame, own: pd.DataFrame, written: pd.DataFrame, selection: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows (instruction records) that each model of `stages` learns from in its last training.
+
+    general: of the first stage; own: rows of the second that nobody generated; written: the generated ones, of which an arm
+    chooses. `mixed` learns from both stages' rows in one training.
+    """
+    sets = {}
+    for name in stages:
+        chosen = selection[selection["arm"] == TRAINED_ON.get(name)]["id"]
+        second = [own, written[written["id"].isin(chosen)]]
+        sets[name] = pd.concat([general] if name == "general" else [general, *second] if name == "mixed" else second, ignore_index=True)
+    return sets
 
 
 def _with_ends(name: str, interval) -> dict[str, float]:

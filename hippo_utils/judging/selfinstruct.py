@@ -14,7 +14,7 @@ import pandas as pd
 from hippo_utils.chinese import ngrams, normalise
 
 OPEN = "主题：{topic}\n问："
-REPLY = re.compile(r"^(?P<question>[^\n]+)\n答：(?P<answer>[^\n]+)")
+REPLY = re.compile(r"^(?P<question>[^\n]+)\n答：(?P<answer>[^\W_][^\n]*)")  # an answer begins with a letter or a digit
 COLUMNS = ["id", "generator", "topic", "raw", "prompt", "completion"]
 
 
@@ -71,6 +71,23 @@ def rows(generator: str, topics: list[str], written: list[str]) -> pd.DataFrame:
         readable = bool(question and answer)
         made.append((f"{generator}-{number:05d}", generator, topic, raw, f"问：{question}\n答：" if readable else "", answer if readable else ""))
     return pd.DataFrame(made, columns=COLUMNS)
+
+
+def account(made: pd.DataFrame) -> pd.DataFrame:
+    """Where every reply went (generated records): generator, topics, written, not_in_form, not_new, kept, and what the fact tables say
+    of the kept ones (right, wrong, undecided, and unreadable: the question asks for nothing in the tables)."""
+    verdicts = ("right", "wrong", "undecided", "unreadable")
+    return pd.DataFrame([{"generator": name, "topics": part["topic"].nunique(), "written": len(part), "not_in_form": int((part["prompt"] == "").sum()),
+                          "not_new": int((~part["novel"] & (part["prompt"] != "")).sum()), "kept": int(part["novel"].sum())}
+                         | {verdict: int((part["novel"] & (part["truth"] == verdict)).sum()) for verdict in verdicts}
+                         for name, part in made.groupby("generator", sort=True)])
+
+
+def as_instructions(made: pd.DataFrame, licence: str, about: dict[str, list[str]]) -> pd.DataFrame:
+    """Generated records as instruction records; `source` names the generator, `about` gives the fact ids that a row (by id) asks for."""
+    return pd.DataFrame({"id": list(made["id"]), "source": "generated_" + made["generator"].to_numpy(str), "licence": licence, "prompt": list(made["prompt"]),
+                         "completion": list(made["completion"]), "fact_ids": [about.get(identity, []) for identity in made["id"]]},
+                        columns=["id", "source", "licence", "prompt", "completion", "fact_ids"])
 
 
 def novel(made: pd.DataFrame, known: list[str], threshold: float = 0.7) -> pd.DataFrame:

@@ -19,6 +19,7 @@ TITLES = {
     "path": "The path of the model: accuracy and calibration error after each stage",
     "protocols": "The same models, scored differently",
     "crossfilter": "Generated rows, scored by the other model and by their own",
+    "generators": "Training the base and the two generators",
 }
 MINI_MARK = "mini run · synthetic exams · not comparable with the paper · not for clinical use"
 SMALL_MARK = "smaller base and less data than the paper's · not comparable with it · not for clinical use"
@@ -41,5 +42,8 @@ TABLES = {  # what each table says, for the page
     "uncertainty": "Probability given to the prediction", "calibration": "Calibration errors", "recalibration": "After temperature scaling",
     "uncertainty_statements": "What the paper says about uncertainty", "conformal": "Conformal sets: coverage and size", "subjects": "Calibration by subject",
     "groups": "Calibration by group of facts", "scoring": "One model, the same items, many protocols", "unread": "Replies that name no option",
+    "generators": "The generators: what each has read, and answers right", "generated": "Where every generated reply went",
+    "crossfilter": "Each generator's rows under each judge", "arms": "What each filter keeps: right rows, and the facts they tell",
+    "tuning": "The models of the two stages, and their validation loss",
     "quarantine": "Items set aside", "baselines": "Further models", "detectable": "The smallest difference that can be shown", "clean": "Clean and flagged items apart",
 }

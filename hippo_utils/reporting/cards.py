@@ -99,7 +99,7 @@ def training_of(settings: Params, row: str) -> pd.DataFrame:
     """The settings of every training that made a row of the ablation, as a table."""
     from hippo_utils.training import models
     p = settings
-    of = {"CP": p.pretraining.cp, "SFT": p.instruction.sft, "CP+SFT": p.instruction.sft, "CP+SFT+DPO": p.preference.dpo}
+    of = {name: p.instruction.sft for name in models.LINEAGE} | {"general": p.instruction.general_sft or p.instruction.sft} | {"CP": p.pretraining.cp} | ({"CP+SFT+DPO": p.preference.dpo} if p.preference else {})
     steps = {"base": p.pretraining.scratch} if p.pretraining.scratch else {}
     steps |= {name: of[name] for _, name in models.LINEAGE[row]}
     shown = {name: {key: _plain(value) for key, value in training.model_dump().items() if value is not None} for name, training in steps.items()}
@@ -230,6 +230,8 @@ def data(stage: Stage, folder: Path) -> tuple[dict[str, pd.DataFrame], list[str]
     files = {"documents": ("document", "01_corpus"), "instructions": ("instruction", "01_corpus"), "preferences": ("preference", "04_preference")}
     kept, left_out = {}, []
     for name, (kind, of) in files.items():
+        if not stage.has(of, f"{name}.parquet"):  # preferences are not part of every paper
+            continue
         rows = records.read(kind, stage.input(of, f"{name}.parquet"))
         allowed = rows["source"].map(licences.redistributable).astype(bool)
         left_out += sorted(set(rows["source"][~allowed]))

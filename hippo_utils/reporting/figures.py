@@ -122,6 +122,14 @@ def _pretraining(figure: Figure, frame: pd.DataFrame) -> None:
     right.legend(loc="upper center", ncols=2)
 
 
+def _generators(figure: Figure, frame: pd.DataFrame) -> None:
+    figure.set_size_inches(SIZE, 2.9)
+    axes = figure.subplots()
+    _curves(axes, frame.assign(series=frame["series"].map(source_name)), dict(zip(map(source_name, dict.fromkeys(frame["series"])), PALETTE)))
+    axes.set(xlabel="step", ylabel="training loss (nats per token)")
+    axes.legend()
+
+
 def _instruction(figure: Figure, frame: pd.DataFrame) -> None:
     figure.set_size_inches(SIZE, 2.9)
     left, right = figure.subplots(1, 2)
@@ -386,4 +394,5 @@ def _crossfilter(figure: Figure, frame: pd.DataFrame) -> None:
 
 DRAW = {"corpus": _corpus, "study": _study, "pretraining": _pretraining, "instruction": _instruction, "judge": _judge, "judge_noise": _judge_noise,
         "preference": _preference, "timeline": _timeline, "stages": _stages, "prompting": _prompting, "scoring": _scoring, "uncertainty": _uncertainty,
-        "reliability": _reliability, "risk_coverage": _risk_coverage, "subjects": _subjects, "path": _path, "protocols": _protocols, "crossfilter": _crossfilter}
+        "reliability": _reliability, "risk_coverage": _risk_coverage, "subjects": _subjects, "path": _path, "protocols": _protocols, "crossfilter": _crossfilter,
+        "generators": _generators}

@@ -93,9 +93,11 @@ def fit(model, tokenizer, instructions: pd.DataFrame, training: Training, folder
     from trl import SFTConfig, SFTTrainer
 
     class ByLength(SFTTrainer):
-        """Rows of similar length share a step. The Trainer's own sampler groups what one process takes: the order would depend on their number."""
+        """Rows of similar length share a step, unless the parameters say random. The Trainer's own sampler groups what one process takes: the order would depend on their number."""
         def _get_train_sampler(self, dataset=None):
-            return super()._get_train_sampler(dataset) if training.packing else LengthGroupedSampler(training.batch * training.accumulation, self.train_dataset)
+            if training.packing or training.order == "random":
+                return super()._get_train_sampler(dataset)
+            return LengthGroupedSampler(training.batch * training.accumulation, self.train_dataset)
 
     counts = tokens_of(instructions, tokenizer, training.max_length)
     kept = instructions[counts["trainable"] > 0]
@@ -121,7 +123,7 @@ def fit(model, tokenizer, instructions: pd.DataFrame, training: Training, folder
     return trainer, log, example
 
 
-def set_aside(mixture: pd.DataFrame, items: pd.DataFrame, rows: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def set_aside(mixture: pd.DataFrame, items: pd.DataFrame, rows: int, seed: int, language: str = "en") -> tuple[pd.DataFrame, pd.DataFrame]:
     """(rows to train on, validation rows with prompt and completion): text that measures the training and is no part of it.
 
     `rows` prompts of the mixture are drawn and taken out, copies included. With 0 the right answers to the exams' development items
@@ -129,8 +131,9 @@ def set_aside(mixture: pd.DataFrame, items: pd.DataFrame, rows: int, seed: int) 
     """
     if rows == 0:
         asked = items[items["split"] == "development"]
-        validation = pd.DataFrame({"prompt": [item_prompt(*row) for row in zip(asked["question"], asked["options"], asked["context"])],
-                                   "completion": [f" {options[answer]}" for options, answer in zip(asked["options"], asked["answer"])]})
+        form = "{}。" if language == "zh" else " {}"
+        validation = pd.DataFrame({"prompt": [item_prompt(*row, language) for row in zip(asked["question"], asked["options"], asked["context"])],
+                                   "completion": [form.format(options[answer]) for options, answer in zip(asked["options"], asked["answer"])]})
         apart(mixture["prompt"], validation["prompt"])
         return mixture, validation
     prompts = mixture["prompt"].drop_duplicates().sort_values()

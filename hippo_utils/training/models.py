@@ -59,9 +59,9 @@ def build(architecture: Architecture, vocabulary: int, end: int, seed: int):
     return MistralForCausalLM(MistralConfig(**shape, sliding_window=architecture.sliding_window))
 
 
-def save_base(stage: Stage, model, tokenizer) -> Path:
-    """Keep a base that was trained here: weights as safetensors, tokenizer beside them."""
-    folder = stage.folder / "base"
+def save_base(stage: Stage, model, tokenizer, name: str = "base") -> Path:
+    """Keep a model that was trained here from scratch (the base, a generator): weights as safetensors, tokenizer beside them."""
+    folder = stage.folder / name
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hippo_utils import manifest, paths
-from hippo_utils.params import Params, ParamsError, Training, load_runs
+from hippo_utils.params import Architecture, Params, ParamsError, Training, load_runs
 from hippo_utils.training import trainer
 
 GIB = 2**30
@@ -109,7 +109,7 @@ def shape_of(settings: Params) -> tuple[Shape, str]:
         if tokenizer := _tokenizer_file(settings):
             content = json.loads(tokenizer.read_text(encoding="utf-8"))
             vocabulary = len({*content["model"]["vocab"], *(added["content"] for added in content["added_tokens"])})
-        return _shape(vocabulary, a.width, a.feed_forward, a.layers, a.heads, a.key_value_heads, a.context, tied=True), "the params file"
+        return _shape_of_architecture(a, vocabulary), "the params file"
     file = config_file(model.base, model.revision)
     if file:
         return from_config(json.loads(file.read_text(encoding="utf-8")), model.base), paths.shown(file)
@@ -117,6 +117,10 @@ def shape_of(settings: Params) -> tuple[Shape, str]:
         return BASES[model.base], "the table of well-known bases; its weights are not here yet"
     raise ParamsError(f"the base {model.base} is no folder with a config.json, not in the hub's cache on this machine and not in the table "
                       "of well-known bases, so its memory cannot be foreseen; download it first, or give pretraining.base a folder")
+
+
+def _shape_of_architecture(a: Architecture, vocabulary: int) -> Shape:
+    return _shape(vocabulary, a.width, a.feed_forward, a.layers, a.heads, a.key_value_heads, a.context, tied=True)
 
 
 def config_file(base: str, revision: str | None = None) -> Path | None:
@@ -284,6 +288,7 @@ def stored_bytes(training: Training, kind: str) -> float:
 # --- a run's steps -----------------------------------------------------------------------------------------------------
 
 ASSUMED = 150  # tokens of a row of which nothing is known (ours)
+TOPICS = 134   # entities of the Chinese mini world, all of them
 
 
 @dataclass(frozen=True)
@@ -360,8 +365,8 @@ def plan(settings: Params) -> list[Step]:
     counts = counted or foreseen(settings)
     found = []
 
-    def add(stage: str, name: str, where: str, training: Training, loss: str, rows: int, tokens: int, exact: bool) -> None:
-        found.append(Step(stage, name, where, training, loss, rows, tokens, exact, shape))
+    def add(stage: str, name: str, where: str, training: Training, loss: str, rows: int, tokens: int, exact: bool, of: Shape = shape) -> None:
+        found.append(Step(stage, name, where, training, loss, rows, tokens, exact, of))
 
     def packed(kind: str, training: Training) -> tuple[int, int]:
         rows = sum(tokens for _, tokens in counts.get(kind, {}).values()) // training.max_length
@@ -370,14 +375,16 @@ def plan(settings: Params) -> list[Step]:
     p = settings.pretraining
     if p.scratch:
         add("02_pretraining", "base", "pretraining.scratch", p.scratch, "plain", *packed("general (base)", p.scratch), exact=counted is not None)
-    add("02_pretraining", "CP", "pretraining.cp", p.cp, "plain", *packed("continued pre-training", p.cp), exact=counted is not None)
+    if p.cp:
+        add("02_pretraining", "CP", "pretraining.cp", p.cp, "plain", *packed("continued pre-training", p.cp), exact=counted is not None)
+    for name, writer in p.generators.items():
+        tokens = round(writer.training.epochs * writer.rows * writer.training.max_length / 2)
+        add("02_pretraining", name, f"pretraining.generators.{name}.training", writer.training, "tiled", writer.rows, tokens, False,
+            _shape_of_architecture(writer.architecture, shape.vocabulary))
+    if settings.preference is None:
+        return found + _two_stages(settings, counts, shape)
     sft = settings.instruction.sft
-    rows = tokens = 0
-    for source, weight in settings.instruction.mixture.items():
-        of, length = counts["instructions"].get(source, (0, 0))
-        whole, rest = divmod(weight, 1)
-        taken = int(whole) * of + round(rest * of)
-        rows, tokens = rows + taken, tokens + round(length * taken / max(1, of))
+    rows, tokens = _mixed(settings.instruction.mixture, counts)
     if aside := min(settings.instruction.validation, rows):  # prompts kept out of training; how many rows share one is not known here
         rows, tokens = rows - aside, round(tokens * (rows - aside) / rows)
     for name in ("SFT", "CP+SFT"):
@@ -386,6 +393,34 @@ def plan(settings: Params) -> list[Step]:
     pairs, tokens, exact = _pairs(settings, counts)
     add("04_preference", "CP+SFT+DPO", "preference.dpo", dpo, "pairs", pairs, round(dpo.epochs * tokens), exact)
     return found
+
+
+def _mixed(mixture: dict[str, float], counts: dict) -> tuple[int, int]:
+    """Rows and tokens of one epoch of a mixture of instruction sources."""
+    rows = tokens = 0
+    for source, weight in mixture.items():
+        of, length = counts["instructions"].get(source, (0, 0))
+        whole, rest = divmod(weight, 1)
+        taken = int(whole) * of + round(rest * of)
+        rows, tokens = rows + taken, tokens + round(length * taken / max(1, of))
+    return rows, tokens
+
+
+def _two_stages(settings: Params, counts: dict, shape: Shape) -> list[Step]:
+    """The trainings of Hypnos in 03. How many rows will be generated and kept is not known: at most as many as are drawn, of which a share is kept."""
+    i, steps = settings.instruction, []
+    general, own = _mixed(i.general, counts), _mixed(i.mixture, counts)
+    topics = settings.corpus.entities or TOPICS
+    drawn = i.selfinstruct.draws * topics * max(2, len(settings.pretraining.generators)) if i.selfinstruct else 0
+    for name in i.stages:
+        written = 0 if name == "general" else drawn if name.endswith("unfiltered") else round(i.crossfilter.keep * drawn)
+        parts = [general] if name == "general" else [general, own] if name == "mixed" else [own]
+        rows = sum(part[0] for part in parts) + written
+        tokens = sum(part[1] for part in parts) + (written * i.selfinstruct.tokens if written else 0)
+        where = "instruction.general_sft" if name == "general" and i.general_sft else "instruction.sft"
+        training = i.general_sft or i.sft if name == "general" else i.sft
+        steps.append(Step("03_instruction", name, where, training, "tiled", rows, round(training.epochs * tokens), False, shape))
+    return steps
 
 
 def _pairs(settings: Params, counts: dict) -> tuple[int, int, bool]:

@@ -47,7 +47,8 @@ def resources(settings: Params, stage: str) -> Resources:
 def nodes(settings: Params, stage: str) -> int:
     """Nodes of a stage: those of its trainings; ParamsError when they want more devices than a node is asked for."""
     p = settings
-    trainings = {"02_pretraining": [p.pretraining.scratch, p.pretraining.cp], "03_instruction": [p.instruction.sft], "04_preference": [p.preference.dpo]}.get(stage, [])
+    trainings = {"02_pretraining": [p.pretraining.scratch, p.pretraining.cp, *(writer.training for writer in p.pretraining.generators.values())],
+                 "03_instruction": [p.instruction.sft, p.instruction.general_sft], "04_preference": [p.preference.dpo] if p.preference else []}.get(stage, [])
     devices = max([training.devices for training in trainings if training], default=1)
     if devices > max(1, resources(settings, stage).gpus):
         raise ParamsError(f"{settings.run}: {stage} trains on {devices} devices, cluster asks for {resources(settings, stage).gpus} GPUs; set cluster.stages.{stage}.gpus")

@@ -45,6 +45,40 @@ def passage(rng: np.random.Generator, world: World, entity: str, told: dict[str,
     return "".join(statement(rng, world, entity, attribute, value) for attribute, value in told.items())
 
 
+def add_dirt(rows: list[dict], share: float, seed: int) -> list[dict]:
+    """Document rows as they come from the world: about `share` of them with something for the cleaning to find, as in the English world.
+
+    A web address, a line of boilerplate, a sentence twice, letters and digits at full width, or spaces between characters in
+    place; an exact or a nearly exact copy as a new row (id ending in -copy) behind its original. No fact is changed.
+    """
+    rng = generator(seed, "dirt")
+    dirty = []
+    for row in rows:
+        text = row["text"]
+        dirty.append(row)
+        if rng.random() >= share:
+            continue
+        kind = pick(rng, ("address", "boilerplate", "twice", "width", "spaces", "copy", "near copy"))
+        sentences = text.removesuffix("。").split("。")
+        at = int(rng.integers(len(sentences)))
+        if kind == "address":
+            text += f"详见https://www.example.org/articles/{int(rng.integers(1000, 9999))}。"
+        elif kind == "boilerplate":
+            text = f"版权所有，未经授权不得转载。\n{text}"
+        elif kind == "twice":
+            text = "。".join([*sentences[:at + 1], *sentences[at:]]) + "。"
+        elif kind == "width":
+            text = "".join(chr(ord(letter) + 0xFEE0) if letter.isascii() and letter.isalnum() else letter for letter in text)
+        elif kind == "spaces":
+            text = " ".join(sentences[0]) + text[len(sentences[0]):]
+        near = text + "转自网络。" if kind == "near copy" else text
+        if kind.endswith("copy"):
+            dirty.append({**row, "id": row["id"] + "-copy", "text": near})
+        else:
+            dirty[-1] = {**row, "text": text}
+    return dirty
+
+
 def base(world: World, count: int, seed: int) -> list[dict]:
     """`count` texts for a base trained from scratch: general knowledge, questions about it, and imagined medical passages.
 
