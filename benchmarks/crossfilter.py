@@ -32,7 +32,6 @@ from hippo_utils.training import models, preference
 
 RATE, BATCH = 3e-3, 32
 VISITS = 20  # each arm's student sees as many rows in all: twenty times the whole pool
-TRUTH = {truth.RIGHT: True, truth.WRONG: False, truth.UNDECIDED: None, truth.UNREADABLE: False}  # a question about nothing is no good row
 
 
 def main() -> None:
@@ -75,7 +74,7 @@ def main() -> None:
     formulary = {fact.entity: {amount for value in fact.values for amount in amounts(value)} for fact in world.facts.values() if fact.attribute == "dose"}
     scores = pd.concat([crossfilter.local_scores(kept, name, lambda p, a, model=model: preference.log_likelihoods(model, tokenizer, p, a), formulary)
                         for name, model in judges.items()], ignore_index=True)
-    known = {identity: TRUTH[verdict] for identity, verdict in zip(kept["id"], kept["verdict"])}
+    known = {identity: truth.GOOD[verdict] for identity, verdict in zip(kept["id"], kept["verdict"])}
     table = crossfilter.table(scores, known, given.keep, given.seed)
     chosen = crossfilter.select(scores, given.keep, given.seed)
     tables = {"generated": rows, "scores": scores, "table_crossfilter": table, "table_arms": crossfilter.arms_table(chosen, known, given.seed),

@@ -232,6 +232,15 @@ def tiny_run(tmp_path_factory) -> Project:
     return project
 
 
+@pytest.fixture(scope="session")
+def hypnos_run(tmp_path_factory) -> Project:
+    """The same notebooks with params/tiny_hypnos.yaml: the second paper, in Chinese (about a minute). Do not edit it: take a copy."""
+    folder = tmp_path_factory.mktemp("hypnos-run")
+    project = Project(checkout(folder / "project", ("hippo_utils", "notebooks", "params", "figures/reference")), folder / "home", "tiny_hypnos")
+    project.printed = project("tiny_hypnos")
+    return project
+
+
 @pytest.fixture
 def tiny(tiny_run, tmp_path) -> Project:
     """The finished tiny run in a project of the test's own."""

@@ -29,6 +29,8 @@ PAPERS = {"hippocrates": ("Hippocrates: An Open-Source Framework for Advancing L
 # In the manner in which the instructions of 01 are written; a text begins with the tokenizer's own first mark, if it has one.
 CHAT_TEMPLATE = ("{{ bos_token }}{% for message in messages %}{% if message['role'] == 'assistant' %} {{ message['content'] }}{{ eos_token }}"
                  "{% else %}{{ message['content'] }}\nAnswer:{% endif %}{% endfor %}")
+CHAT_TEMPLATE_ZH = ("{{ bos_token }}{% for message in messages %}{% if message['role'] == 'assistant' %}{{ message['content'] }}{{ eos_token }}"
+                    "{% else %}问：{{ message['content'] }}\n答：{% endif %}{% endfor %}")
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def share(run: str, row: str | None = None) -> list[Path]:
     tokenizer = settings_tokenizer(stage)
     for kind in ("-adapters", ""):
         if facts["adapters"] or kind == "":
-            save_tokenizer(tokenizer, folders[kind])
+            save_tokenizer(tokenizer, folders[kind], settings.corpus.language)
             (folders[kind] / "NOTICE").write_text(licence.notice + "\n", encoding="utf-8")
             (folders[kind] / "README.md").write_text(model_card(settings, made, row, licence, facts, merged=kind == ""), encoding="utf-8")
         else:
@@ -162,9 +164,9 @@ def settings_tokenizer(stage: Stage):
     return AutoTokenizer.from_pretrained(base or stage.input("02_pretraining", "base"), revision=stage.settings.pretraining.revision if base else None)
 
 
-def save_tokenizer(tokenizer, folder: Path) -> None:
+def save_tokenizer(tokenizer, folder: Path, language: str = "en") -> None:
     """A tokenizer with a chat template: its own, or the form of the instructions that the model was trained on."""
-    tokenizer.chat_template = tokenizer.chat_template or CHAT_TEMPLATE
+    tokenizer.chat_template = tokenizer.chat_template or {"en": CHAT_TEMPLATE, "zh": CHAT_TEMPLATE_ZH}[language]
     tokenizer.save_pretrained(folder)
 
 

@@ -27,7 +27,31 @@ def measured(claim: pd.Series) -> str:
 
 
 def results(runs: list[str]) -> str:
-    """Markdown: the ablation on pooled knowledge items by group, preference accuracy, the claims, and seconds per stage."""
+    """Markdown: what each paper's runs show, and seconds per stage."""
+    papers = {run: next(iter(manifest.behind(paths.REFERENCE / run).values()))["paper"] for run in runs}
+    lines = hippocrates([run for run in runs if papers[run] == "hippocrates"])
+    lines += [line for run in runs if papers[run] == "hypnos" for line in hypnos(run)]
+    seconds = {run: json.loads((paths.REFERENCE / run / "seconds.json").read_text()) for run in runs}
+    lines += ["", f"Seconds per stage on the reference machine (2 cores, {'both' if len(runs) == 2 else 'the'} runs side by side, one thread each):", "",
+              "| | " + " | ".join(stage[:2] for stage in manifest.STAGES) + " | together |", "| --- |" + " --- |" * (len(manifest.STAGES) + 1)]
+    for run in runs:
+        lines.append(f"| {run} | " + " | ".join(f"{seconds[run][stage]:.0f}" for stage in manifest.STAGES) + f" | {sum(seconds[run].values()):.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def hypnos(run: str) -> list[str]:
+    """Markdown: what each filter of a run of Hypnos keeps."""
+    lines = ["", f"{run} (Hypnos): generated rows that are right by the fact tables, in % with the 95 % interval, before and after keeping as many by each filter.", "",
+             "| rows kept | n | right | gain, points | facts with a right row |", "| --- | --- | --- | --- | --- |"]
+    names = {"all": "all", "cross": "best by the other model (cross-filtering)", "same": "best by their own model", "random": "at random"}
+    for row in pd.read_csv(paths.REFERENCE / run / "table_arms.csv").to_dict("records"):
+        gain = f"{100 * row['gain']:+.1f} ({100 * row['gain_low']:+.1f} to {100 * row['gain_high']:+.1f})" if row["arm"] != "all" else ""
+        lines.append(f"| {names[row['arm']]} | {row['n']} | {100 * row['right']:.1f} ({100 * row['right_low']:.1f}–{100 * row['right_high']:.1f}) | {gain} | {row['facts_right']} |")
+    return lines
+
+
+def hippocrates(runs: list[str]) -> list[str]:
+    """Markdown: the ablation on pooled knowledge items by group, preference accuracy and the claims."""
     lines = ["Zero-shot accuracy in % with its 95 % interval, on all one-step knowledge items (chance is about 23; seed 0, option-text log-likelihood):", "",
              "| | " + " | ".join(f"{run}: {group}" for run in runs for group in ("held-out", "seen", "control")) + " |",
              "| --- |" + " --- |" * (3 * len(runs))]
@@ -50,13 +74,7 @@ def results(runs: list[str]) -> str:
         rows = [claims[run].iloc[number] for run in runs]
         name = re.sub(r" \((frequency|ngrams)\)$", "", rows[0]["claim"])
         lines.append(f"| {name} | " + " | ".join(f"{'holds' if row['holds'] else 'FAILS'} ({measured(row)})" for row in rows) + " |")
-    lines += seeds()
-    seconds = {run: json.loads((paths.REFERENCE / run / "seconds.json").read_text()) for run in runs}
-    lines += ["", "Seconds per stage on the reference machine (2 cores, both runs side by side, one thread each):", "",
-              "| | " + " | ".join(stage[:2] for stage in manifest.STAGES) + " | together |", "| --- |" + " --- |" * (len(manifest.STAGES) + 1)]
-    for run in runs:
-        lines.append(f"| {run} | " + " | ".join(f"{seconds[run][stage]:.0f}" for stage in manifest.STAGES) + f" | {sum(seconds[run].values()):.0f} |")
-    return "\n".join(lines) + "\n"
+    return lines + seeds()
 
 
 def seeds(study: str = "study_seeds") -> list[str]:
