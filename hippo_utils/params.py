@@ -95,6 +95,7 @@ class Lora(Section):
     dropout: Share = 0.0
     targets: Literal["all-linear"] | list[str]
     bits: Literal[4] | None = Field(None, description="4 is QLoRA: the frozen weights in 4-bit NF4 (needs bitsandbytes)")
+    new_tokens: bool = Field(False, description="also train the embeddings of the tokens that pretraining.new_tokens added, and of no other")
 
 
 class Training(Section):
@@ -167,6 +168,7 @@ class Pretraining(Section):
     """02: the base (loaded by name, or trained from scratch), continued pre-training (Hippocrates), the local generators (Hypnos)."""
     base: str | None = Field(None, description="hub id or local folder; null when `architecture` is trained from scratch")
     revision: str | None = None
+    new_tokens: Count | None = Field(None, description="Chinese tokens that a loaded base's vocabulary is extended by (Hypnos on LLaMA); null = it stays as it is")
     architecture: Architecture | None = None
     scratch: Training | None = Field(None, description="how the base is trained from scratch")
     cp: Training | None = Field(description="null: not part of this paper")
@@ -176,6 +178,8 @@ class Pretraining(Section):
     def _one_base(self):
         if (self.base is None) == (self.architecture is None):
             raise ValueError("give either base (a hub id or folder) or architecture (a model to train from scratch), not both and not neither")
+        if self.new_tokens and self.architecture:
+            raise ValueError("new_tokens extends the vocabulary of a base that is loaded; one trained from scratch gets a tokenizer of its own (corpus.vocabulary)")
         if (self.architecture is None) != (self.scratch is None):
             raise ValueError("architecture and scratch belong together: the model to train and how to train it")
         pairs = [(self.architecture, step) for step in (self.scratch, self.cp) if self.architecture and step] + [(g.architecture, g.training) for g in self.generators.values()]
@@ -471,6 +475,8 @@ class Params(Section):
         need(i.general or not {"general", "mixed"} & set(i.stages), "instruction.general is empty, but instruction.stages trains on general medicine; say which sources")
         need(i.selfinstruct or set(i.stages) <= {"general"}, "instruction.selfinstruct is null, but instruction.stages trains on generated rows")
         need((i.selfinstruct is None) == (i.crossfilter is None), "instruction.selfinstruct and instruction.crossfilter belong together: what is generated is filtered")
+        trains = [training for training in (i.general_sft, i.sft) if training and training.lora and training.lora.new_tokens]
+        need(not trains or p.new_tokens, "lora.new_tokens is true, but pretraining.new_tokens adds none")
         need(not p.generators or c.world is not None, "pretraining.generators are trained on the facts of a mini world; real data has none: ask endpoints")
         need(i.selfinstruct is None or len(p.generators) > 1, "instruction.selfinstruct needs two generators or more (pretraining.generators): each one's rows are judged by another")
         for place, names in (("evaluation.stages", self.evaluation.stages), ("calibration.stages", self.calibration.stages)):

@@ -160,7 +160,7 @@ def _check_files(folder: Path) -> None:
 def settings_tokenizer(stage: Stage):
     """The tokenizer that the run's models were trained with."""
     from transformers import AutoTokenizer
-    base = stage.settings.pretraining.base
+    base = None if stage.has("02_pretraining", "base") else stage.settings.pretraining.base
     return AutoTokenizer.from_pretrained(base or stage.input("02_pretraining", "base"), revision=stage.settings.pretraining.revision if base else None)
 
 

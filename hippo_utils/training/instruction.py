@@ -115,7 +115,7 @@ def fit(model, tokenizer, instructions: pd.DataFrame, training: Training, folder
     torch.manual_seed(seed)
     started = time.time()
     trainer = ByLength(model=model, args=settings, train_dataset=rows, processing_class=tokenizer, data_collator=collator,
-                       peft_config=models.lora_config(training.lora) if training.lora else None)
+                       peft_config=models.lora_config(training.lora, model, tokenizer) if training.lora else None)
     example = masked_example(trainer, tokenizer)
     check_mask(trainer, tokenizer, example, kept, counts[counts["trainable"] > 0], training)
     began = run(trainer, training)

@@ -217,9 +217,15 @@ def add_lora(model, lora: Lora):
     return get_peft_model(model, lora_config(lora))
 
 
-def lora_config(lora: Lora):
+def lora_config(lora: Lora, model=None, tokenizer=None):
+    """PEFT's configuration; with lora.new_tokens the embeddings (and output rows) of the tokens added to this tokenizer learn too."""
     from peft import LoraConfig
-    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, task_type="CAUSAL_LM")
+    tokens = None
+    if lora.new_tokens:
+        added = sorted(set(tokenizer.get_added_vocab().values()) - set(tokenizer.all_special_ids))
+        tokens = {name: added for name in ("embed_tokens", *(() if model.config.tie_word_embeddings else ("lm_head",)))}
+    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, task_type="CAUSAL_LM",
+                      trainable_token_indices=tokens)
 
 
 def merge_error(model, token_ids: list[list[int]]) -> float:
