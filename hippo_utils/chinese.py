@@ -10,18 +10,37 @@ from functools import cache
 
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 MARKS = {",": "，", "?": "？", "!": "！", ":": "：", ";": "；", "(": "（", ")": "）"}
-KEPT = "".join(MARKS.values()) + "\u00b2\u00b3\u00b9\u2070-\u207f\u00bc-\u00be\u2150-\u215f\u2189"  # NFKC makes 109 of 10⁹
+# NFKC makes 109 of 10⁹, 12 mg of ①2 mg and three dots of an ellipsis
+KEPT = "".join(MARKS.values()) + "\u00b2\u00b3\u00b9\u2070-\u207f\u00bc-\u00be\u2150-\u215f\u2189\u2460-\u249b\u2026"
+NARROWED = re.compile(f"[^{KEPT}]+")
+CHARACTER, KANA, LETTERS = re.compile(f"[{HAN}]"), re.compile("[\u3040-\u30ff]"), re.compile(r"[^\W\d_]+")
 TOKEN = re.compile(rf"[{HAN}]|[a-z\u0370-\u03ff]+|\d+(?:\.\d+)?|[%‰]")
 BETWEEN = re.compile(rf"(?<=[{HAN}]) +(?=[{HAN}，。；：？！、（）])|(?<=[，。；：？！、（）]) +(?=[{HAN}])")
 AFTER_HAN = re.compile(rf"(?<=[{HAN}）]) ?([,?!;:])(?=\s|[{HAN}（]|$)|([(])(?=[{HAN}])|(?<=[{HAN}])([)])")
 
 
-def normalise(text: str) -> str:
-    """One written form: letters, digits and signs at half width (ＡＳＡ３级 -> ASA3级), marks between Chinese characters at
-    full width, no spaces between Chinese characters. Superscripts and fractions stay: 10⁹ is not 109."""
-    text = re.sub(rf"[^{KEPT}]+", lambda run: unicodedata.normalize("NFKC", run[0]), text)
-    text = AFTER_HAN.sub(lambda found: MARKS[found[1] or found[2] or found[3]], text)
+def widths(text: str) -> str:
+    """Letters, digits and signs at half width (ＡＳＡ３级 -> ASA3级), marks between Chinese characters at full width.
+
+    Superscripts, fractions and numbers in circles stay: 10⁹ is not 109, and ①2 mg is not 12 mg."""
+    text = NARROWED.sub(lambda run: unicodedata.normalize("NFKC", run[0]), text)
+    return AFTER_HAN.sub(lambda found: MARKS[found[1] or found[2] or found[3]], text)
+
+
+def closed(text: str) -> str:
+    """No spaces between Chinese characters, nor between them and their marks."""
     return BETWEEN.sub("", text)
+
+
+def normalise(text: str) -> str:
+    """One written form: `widths`, then `closed`."""
+    return closed(widths(text))
+
+
+def written(text: str) -> bool:
+    """Whether a text is in Chinese: three in ten of its letters or more are Chinese characters, and fewer than one in ten is kana (ours)."""
+    letters = 0 if text.isascii() else sum(map(len, LETTERS.findall(text)))
+    return letters > 0 and len(CHARACTER.findall(text)) >= 0.3 * letters and len(KANA.findall(text)) < 0.1 * letters
 
 
 def tokens(text: str) -> list[str]:
@@ -75,7 +94,7 @@ def amounts(text: str) -> list[tuple[float, float, str]]:
     Width, spacing, spelled units (毫克, 毫克每千克) and their size do not count: 500 μg is 0.5 mg, 1.5～2.5 is 1.5至2.5. Of a
     compound unit (μg/kg/min) the first part is converted.
     """
-    plain = re.sub(r"\s+", "", unicodedata.normalize("NFKC", text).lower())
+    plain = re.sub(r"\s+", "", NARROWED.sub(lambda run: unicodedata.normalize("NFKC", run[0]), text).lower())
     plain = SPELLING.sub(lambda found: SPELLED[found[0]], plain)
     found = []
     for low, _, high, unit in AMOUNT.findall(plain):

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hippo_utils.corpus import hub, streams, tokenizer
+from hippo_utils.corpus import cleaning, hub, streams, tokenizer
 from hippo_utils.manifest import StageError
 
 STEPS = ("unusable", "too short", "wrong language", "nothing left", "exact copies", "near copies", "leaked", "held out")  # why a row is not trained on
@@ -24,7 +24,7 @@ def as_text(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def account(records: pd.DataFrame, folder: str | Path, kind: str) -> pd.DataFrame:
-    """One row per source of records: kind, source, licence, rows, words, tokens, tokens per word, trainable tokens.
+    """One row per source of records: kind, source, licence, rows, words (a Chinese character is one), tokens, tokens per word, trainable tokens.
 
     An end mark per text counts as a token. Trainable are, of instructions, the tokens of the completion with its end mark; of other texts all.
     """
@@ -40,7 +40,7 @@ def _counted(batch: pd.DataFrame, loaded) -> pd.DataFrame:
     texts = as_text(batch)
     tokens = tokenizer.lengths(texts["text"], loaded)
     asked = tokenizer.lengths(batch["prompt"], loaded) if "completion" in batch else [1] * len(batch)
-    counts = texts[["source", "licence"]].assign(rows=1, words=texts["text"].str.split().str.len(), tokens=tokens,
+    counts = texts[["source", "licence"]].assign(rows=1, words=texts["text"].map(cleaning.length), tokens=tokens,
                                                  trainable=[n - (before - 1) for n, before in zip(tokens, asked)])
     return counts.groupby(["source", "licence"], sort=False, as_index=False).sum()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
+from hippo_utils import chinese
 from hippo_utils.corpus import streams
 from hippo_utils.records import SCHEMAS
 
@@ -19,7 +20,13 @@ BREAK = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")  # other ways to end a l
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\ufeff\u00ad]")
 MEANT = "\u00b2\u00b3\u00b9\u2070-\u207f\u00bc-\u00be\u2150-\u215f\u2189"  # superscripts and fractions: NFKC makes 109 of 10⁹ and 11⁄2 of 1½
 NOT_MEANT = re.compile(f"[^{MEANT}]+")
-HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+# The same for Chinese, where an address ends with the first character that is none of its own and a mark ends a sentence without a space.
+BOILERPLATE_ZH = re.compile("版权所有|未经.{0,8}(?:转载|许可|授权)|点击(?:此处|这里|链接|下载|查看)|阅读原文|扫.{0,4}二维码|关注.{0,8}公众号|下载.{0,6}(?:APP|app|客户端)|责任编辑|本文(?:转载|来源)")
+SITE_ZH = re.compile("好大夫|春雨医生|快速问医生|有问必答|寻医问药|平安好医生|[您你]的(?:咨询|提问|信任|关注)|我的(?:回答|解答|回复|建议)")
+MANNERS_ZH = re.compile("[您你]好|感谢|谢谢|欢迎|希望|祝")
+URL_ZH = re.compile(r"(?:https?://|www\.)[\x21-\x7e]+")
+SENTENCE_ZH = re.compile(r"(?<=[。！？])(?![。！？”’」』）])|(?<=[。！？][”’」』）])(?![”’」』）])|(?<=[.!?]\s)")
+MARK_ZH = re.compile("[\u3000-\u303f\uff00-\uff0f\uff1a-\uff20…—“”‘’]")
 # Words that make up a quarter of English prose and are no words of German, French, Spanish or Italian.
 ENGLISH = frozenset("the of and to is with for that were by this which are from as be or it not have has had at their should been may when".split())
 WORD = re.compile(r"[^\W\d_]+")
@@ -41,8 +48,13 @@ def _sentences(text: str) -> list[str]:
     return re.split(r"(?<=[.!?])\s+", text)
 
 
-def _without(text: str, unwanted) -> str:
-    lines = (" ".join(s for s in _sentences(line) if not unwanted(s)) for line in text.split("\n"))
+def _sentences_zh(text: str) -> list[str]:
+    """The sentences of Chinese text, each with the space behind it: joined they are the text."""
+    return SENTENCE_ZH.split(text)
+
+
+def _without(text: str, unwanted, sentences=_sentences, space: str = " ") -> str:
+    lines = (space.join(s for s in sentences(line) if not unwanted(s)) for line in text.split("\n"))
     return "\n".join(line for line in lines if line.strip())
 
 
@@ -54,13 +66,13 @@ def _superfluous(text: str) -> str:
     return _without(text, lambda s: len(s) < 150 and SITE.search(s) and MANNERS.search(s)) if SITE.search(text) else text
 
 
-def _repeated(text: str) -> str:
+def _repeated(text: str, split=_sentences, space: str = " ") -> str:
     """A sentence that repeats the one right before it is dropped (extraction from PDF doubles lines)."""
     lines = []
     for line in text.split("\n"):
-        sentences = _sentences(line)
+        sentences = split(line)
         kept = [sentence for before, sentence in zip([None, *sentences], sentences) if sentence != before]
-        lines.append(" ".join(kept) if len(kept) < len(sentences) else line)
+        lines.append(space.join(kept) if len(kept) < len(sentences) else line)
     return "\n".join(lines)
 
 
@@ -74,6 +86,15 @@ def _spaces(text: str) -> str:
     return "\n".join(" ".join(line.split()) for line in text.strip().split("\n"))
 
 
+def _boilerplate_zh(text: str) -> str:
+    # Text without marks is one long "sentence": a short one alone can be judged by a word in it.
+    return _without(text, lambda s: len(s) < 60 and BOILERPLATE_ZH.search(s), _sentences_zh, "") if BOILERPLATE_ZH.search(text) else text
+
+
+def _superfluous_zh(text: str) -> str:
+    return _without(text, lambda s: len(s) < 30 and SITE_ZH.search(s) and MANNERS_ZH.search(s), _sentences_zh, "") if SITE_ZH.search(text) else text
+
+
 # In the order in which they are applied: later rules see what earlier ones left.
 RULES = {
     "unicode form (NFKC)": _unicode,
@@ -85,6 +106,14 @@ RULES = {
     "repeated lines": _repeated_lines,
     "spaces": _spaces,
 }
+RULES_ZH = RULES | {
+    "unicode form (NFKC)": chinese.widths,
+    "URLs": lambda text: URL_ZH.sub("", text),
+    "boilerplate sentences": _boilerplate_zh,
+    "superfluous words": _superfluous_zh,
+    "repeated sentences": lambda text: _repeated(text, _sentences_zh, ""),
+    "spaces": lambda text: chinese.closed(_spaces(text)),
+}
 TOO_SHORT, WRONG_LANGUAGE, NOTHING_LEFT = "too short", "wrong language", "nothing left"
 DROPS = (TOO_SHORT, WRONG_LANGUAGE, NOTHING_LEFT)
 TEXTS = {"document": ("text",), "instruction": ("prompt", "completion"), "candidates": ("prompt", "answers")}  # what is cleaned of each kind
@@ -95,33 +124,33 @@ JUDGED_FROM = 20      # words: shorter texts are not judged by language
 
 
 def length(text: str) -> int:
-    """Words, where a Chinese character counts as one."""
-    characters = 0 if text.isascii() else len(HAN.findall(text))
-    return characters + len((HAN.sub(" ", text) if characters else text).split())
+    """Words, where a Chinese character counts as one; marks between Chinese characters are none."""
+    characters = 0 if text.isascii() else len(chinese.CHARACTER.findall(text))
+    return characters + len((MARK_ZH.sub(" ", chinese.CHARACTER.sub(" ", text)) if characters else text).split())
 
 
 def wrong_language(text: str, language: str) -> bool:
     """Whether a text is not in the language (en or zh) that the corpus should be in."""
     words = WORD.findall(text.lower())
     if language == "zh":
-        letters = sum(map(len, words))
-        return letters >= JUDGED_FROM and len(HAN.findall(text)) < 0.3 * letters
+        return sum(map(len, words)) >= JUDGED_FROM and not chinese.written(text)
     return len(words) >= JUDGED_FROM and sum(word in ENGLISH for word in words) < FEW_ENGLISH * len(words)
 
 
 def clean(records: pd.DataFrame, minimum_words: int, kind: str = "document", language: str = "en") -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Apply every rule to the texts of records. Documents below `minimum_words` or in another language are dropped, and any
+    """Apply every rule of the language to the texts of records. Documents below `minimum_words` or in another language are dropped, and any
     record of which nothing is left.
 
     Returns the records that remain, a table with one row per rule and source (rule, source, changed, dropped), and the log of
     every change (id, source, rule, before, after: cut to the place of the change; `after` is empty for a dropped record).
     """
-    log, kept = [], []
+    log, kept, rules = [], [], RULES_ZH if language == "zh" else RULES
     for row in records.to_dict("records"):
         changes: list[tuple[str, str, str]] = []
         for column in TEXTS[kind]:
-            start = " " if column in ("completion", "answers") else ""  # they begin with the space that the prompt ends before
-            row[column] = [start + _clean(text, changes) for text in row[column]] if isinstance(row[column], list) else start + _clean(row[column], changes)
+            several = isinstance(row[column], list)
+            texts = [_clean(text, changes, rules, column) for text in (row[column] if several else [row[column]])]
+            row[column] = texts if several else texts[0]
         if reason := _reason(row, kind, minimum_words, language):
             changes.append((reason, str(row[TEXTS[kind][0]])[:WIDTH], ""))
         else:
@@ -131,14 +160,16 @@ def clean(records: pd.DataFrame, minimum_words: int, kind: str = "document", lan
     return pd.DataFrame(kept, columns=records.columns), count(changes, list(records["source"].unique())), changes
 
 
-def _clean(text: str, changes: list) -> str:
+def _clean(text: str, changes: list, rules: dict, column: str) -> str:
+    # Answers begin with the space that the prompt ends before; Chinese ones have none.
+    space = " " if column in ("completion", "answers") and text.startswith(" ") else ""
     text = text.removeprefix(" ")
-    for rule, change in RULES.items():
+    for rule, change in rules.items():
         changed = change(text)
         if changed != text:
             changes.append((rule, *_place(text, changed)))
             text = changed
-    return text
+    return space + text
 
 
 def _reason(row: dict, kind: str, minimum_words: int, language: str) -> str:

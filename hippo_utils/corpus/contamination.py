@@ -2,7 +2,8 @@
 
 The score of a pair is the share of the question's words that lie in an n-gram which the training text holds too (as in the
 LLaMA-2 report, arXiv 2307.09288, appendix A.6). 1.0 means that the text holds the whole question. Case, punctuation and spacing
-do not count, and a Chinese character is a word. Questions shorter than n words are matched whole; because a text may hold
+do not count. Where the questions are in Chinese, each character is a word, and so is each number and each run of other letters,
+in whatever width and spacing they stand. Questions shorter than n words are matched whole; because a text may hold
 "Treatment of choice is" by chance, such a question counts as leaked only where the text holds all its options too, in any order.
 """
 
@@ -10,11 +11,12 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable
+from typing import Callable, Iterable
 
 import numpy as np
 import pandas as pd
 
+from hippo_utils import chinese
 from hippo_utils.corpus import streams
 from hippo_utils.corpus.accounts import as_text
 
@@ -45,12 +47,15 @@ class Index:
     vocabulary: dict[str, int]
     grams: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]  # length -> (hashes, first place of each, items, positions)
     n: int
+    words: Callable[[str], list[str]]  # how questions and texts are cut
 
 
 def index(items: pd.DataFrame, n: int) -> Index:
-    """Index the questions of item records; an abstract belongs to its question."""
-    questions = [words(f"{context} {question}") for context, question in zip(items["context"], items["question"])]
-    options = [[" ".join(words(option)) for option in row] for row in items["options"]] if "options" in items else [[] for _ in questions]
+    """Index the questions of item records; an abstract belongs to its question. They are cut as Chinese where most of them are."""
+    asked = [f"{context} {question}" for context, question in zip(items["context"], items["question"])]
+    cut = chinese.tokens if 2 * sum(map(chinese.written, asked)) > len(asked) else words
+    questions = [cut(question) for question in asked]
+    options = [[" ".join(cut(option)) for option in row] for row in items["options"]] if "options" in items else [[] for _ in questions]
     vocabulary = {word: number for number, word in enumerate(dict.fromkeys(word for question in questions for word in question))}
     found: dict[int, list[np.ndarray]] = defaultdict(list)
     for number, question in enumerate(questions):
@@ -64,7 +69,7 @@ def index(items: pd.DataFrame, n: int) -> Index:
         order = np.argsort(hashes, kind="stable")
         unique, first = np.unique(hashes[order], return_index=True)
         grams[size] = unique, np.append(first, len(hashes)), numbers[order].astype(np.int64), positions[order].astype(np.int64)
-    return Index(items["id"].tolist(), questions, options, vocabulary, grams, n)
+    return Index(items["id"].tolist(), questions, options, vocabulary, grams, n, cut)
 
 
 def _rolled(codes: np.ndarray, size: int) -> np.ndarray:
@@ -80,7 +85,7 @@ def scores(texts: pd.DataFrame, questions: Index) -> pd.DataFrame:
     """The score of every pair of a text and a question that share an n-gram: text (row number), item (number), score."""
     lookup = questions.vocabulary.get
     # A word that no question holds is -1, and so is the end of a text: no window reaches over either.
-    codes = [np.fromiter((lookup(word, -1) for word in words(text)), np.int64) for text in texts["text"]]
+    codes = [np.fromiter((lookup(word, -1) for word in questions.words(text)), np.int64) for text in texts["text"]]
     ends = np.cumsum([len(part) + 1 for part in codes])
     stream = np.concatenate([np.append(part, -1) for part in codes]) if codes else np.empty(0, np.int64)
     unknown = np.append(0, np.cumsum(stream < 0))
@@ -119,7 +124,7 @@ def compare(texts: pd.DataFrame, questions: Index, threshold: float) -> tuple[pd
     at = np.flatnonzero(short[found["item"]])
     with_options = np.zeros(len(found), bool)
     for place in at:  # few: short questions that stand whole in a text
-        with_options[place] = _holds(texts["text"].iat[found["text"].iat[place]], questions.options[found["item"].iat[place]])
+        with_options[place] = _holds(questions.words(texts["text"].iat[found["text"].iat[place]]), questions.options[found["item"].iat[place]])
     found["rule"] = np.where(short[found["item"]], np.where(with_options, WITH_OPTIONS, SHORT), np.where(found["score"] == 1, WHOLE, PART))
     found["decision"] = np.where((found["score"] >= threshold) & (found["rule"] != SHORT), FLAGGED, CLEAN)
     flagged = found[found["decision"] == FLAGGED]
@@ -135,22 +140,22 @@ def _best(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _named(best: pd.DataFrame, texts: pd.DataFrame, questions: Index) -> pd.DataFrame:
-    matched = [_matched(questions.questions[item], texts["text"].iat[text], questions.n) for text, item in zip(best["text"], best["item"])]
+    matched = [_matched(questions.questions[item], questions.words(texts["text"].iat[text]), questions.n) for text, item in zip(best["text"], best["item"])]
     return best.assign(text_id=texts["id"].to_numpy()[best["text"]], item=[questions.items[number] for number in best["item"]], matched=matched).drop(columns="text")
 
 
-def _matched(question: list[str], text: str, n: int) -> str:
+def _matched(question: list[str], text: list[str], n: int) -> str:
     """The question's words that the text shares, a dot for each of the others."""
     size = min(n, len(question))
-    held, covered = set(ngrams(words(text), size)), set()
+    held, covered = set(ngrams(text, size)), set()
     for start, gram in enumerate(ngrams(question, size)):
         if gram in held:
             covered.update(range(start, start + size))
     return " ".join(word if place in covered else "·" for place, word in enumerate(question))
 
 
-def _holds(text: str, options: list[str]) -> bool:
-    said = f" {' '.join(words(text))} "
+def _holds(text: list[str], options: list[str]) -> bool:
+    said = f" {' '.join(text)} "
     return bool(options) and all(f" {option} " in said for option in options)
 
 
@@ -225,7 +230,7 @@ def planted(items: pd.DataFrame, texts: pd.DataFrame, n: int, threshold: float, 
     rng = np.random.default_rng(seed)
     chosen = items.sample(min(most, len(items)), random_state=seed)
     questions, others = index(chosen, n), texts["text"].tolist() or [""]
-    ways = {"verbatim": lambda q, o: f"{q} {' '.join(o)}", "re-punctuated": lambda q, o: "\n".join(words(f"{q} {' -- '.join(o)}".upper())),
+    ways = {"verbatim": lambda q, o: f"{q} {' '.join(o)}", "re-punctuated": lambda q, o: "\n".join(questions.words(f"{q} {' -- '.join(o)}".upper())),
             "options shuffled": lambda q, o: f"{q} {' / '.join(rng.permutation(o))}",
             "inside a long document": lambda q, o: " ".join([*rng.choice(others, 20), q, *o, *rng.choice(others, 20)])}
     rows = []

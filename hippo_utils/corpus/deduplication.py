@@ -12,6 +12,7 @@ from typing import Iterable
 import numpy as np
 import pandas as pd
 
+from hippo_utils import chinese
 from hippo_utils.corpus import streams
 from hippo_utils.records import SCHEMAS
 
@@ -136,13 +137,13 @@ def clusters(dropped: pd.DataFrame) -> pd.DataFrame:
 
 
 def planted(documents: pd.DataFrame, threshold: float, seed: int, most: int = 300) -> pd.DataFrame:
-    """How well copies are found: up to `most` documents get a copy in which words were exchanged, and the copies are searched.
+    """How well copies are found: up to `most` documents get a copy in which words (six characters of Chinese) were exchanged, and the copies are searched.
 
     One row per range of true similarity: planted, found, recall, and precision (found copies that are truly at the threshold).
     """
     rng = np.random.default_rng(seed)
     chosen = documents.sample(min(most, len(documents)), random_state=seed)
-    pool = np.array(sorted({word for text in chosen["text"] for word in text.split()}) or ["x"])
+    pool = np.array(sorted({word for text in chosen["text"] for word in _words(text)[0]}) or ["x"])
     copies = chosen.assign(id=chosen["id"] + " (planted)", text=[_reworded(text, pool, rng) for text in chosen["text"]])
     similarity = [jaccard(shingles(text), shingles(copy)) for text, copy in zip(chosen["text"], copies["text"])]
     _, dropped = deduplicate(pd.concat([chosen, copies], ignore_index=True), threshold, seed)
@@ -155,7 +156,12 @@ def planted(documents: pd.DataFrame, threshold: float, seed: int, most: int = 30
 
 
 def _reworded(text: str, pool: np.ndarray, rng: np.random.Generator) -> str:
-    words = text.split()
+    words, space = _words(text)
     for _ in range(int(rng.integers(0, max(2, len(words) // 12)))):
         words[int(rng.integers(len(words)))] = str(rng.choice(pool))
-    return " ".join(words)
+    return space.join(words)
+
+
+def _words(text: str) -> tuple[list[str], str]:
+    """Pieces of a text and what stands between them: words, or six characters each where there are no spaces."""
+    return ([text[at:at + 6] for at in range(0, len(text), 6)], "") if chinese.written(text) else (text.split(), " ")
