@@ -189,17 +189,62 @@ class Pretraining(Section):
         return self
 
 
+class Endpoint(Section):
+    """A judge or a generator behind an OpenAI-compatible chat endpoint. Its key is read from the environment and stands in no file."""
+    model: str
+    base_url: str | None = Field(None, description="null = what the variable OPENAI_BASE_URL says, else OpenAI")
+    key_variable: str = Field("OPENAI_API_KEY", description="the environment variable that holds the key")
+    request: dict[str, Any] = Field({"temperature": 0, "max_tokens": 512}, description="fields of the request body; null leaves one out")
+    in_flight: Annotated[int, Field(ge=1, le=256)] = Field(8, description="requests at the same time")
+    timeout: Positive = Field(120.0, description="seconds without an answer")
+    tries: Count = Field(8, description="of one request that is rate-limited, timed out, broken off or met by a server error")
+    backoff: Positive = Field(1.0, description="seconds before the second try; doubled at each further one")
+    price_in: Annotated[Number, Field(ge=0)] | None = Field(None, description="per million tokens, in a currency of your choice")
+    price_out: Annotated[Number, Field(ge=0)] | None = None
+    budget: Positive | None = Field(None, description="in the same currency; asking stops before it is exceeded")
+
+    @model_validator(mode="after")
+    def _no_key_and_a_price(self):
+        # the sentences do not repeat the value: it may be a key
+        if not re.fullmatch(r"[A-Z][A-Z0-9_]*", self.key_variable):
+            raise ValueError("key_variable is the NAME of an environment variable (capital letters, digits, _), never the key itself")
+        if self.base_url and not re.fullmatch(r"https?://[^\s@?#]+", self.base_url):
+            raise ValueError("base_url: expected http(s)://host[:port]/path without user name, password or query")
+        if self.budget is not None and (self.price_in is None or self.price_out is None):
+            raise ValueError("a budget needs price_in and price_out (per million tokens)")
+        if self.budget is not None and not {"max_tokens", "max_completion_tokens"} & {name for name, value in self.request.items() if value}:
+            raise ValueError("a budget needs request.max_tokens or request.max_completion_tokens: without a limit one reply can cost anything")
+        return self
+
+    def asked(self, temperature: float, tokens: int) -> "Endpoint":
+        """The same endpoint for another use: temperature and longest reply are set where its request does not leave them out."""
+        lengths = [name for name in ("max_tokens", "max_completion_tokens") if self.request.get(name)] or ["max_tokens"]
+        fields = {"temperature": temperature} | dict.fromkeys(lengths, tokens)
+        return self.model_copy(update={"request": self.request | {name: value for name, value in fields.items() if self.request.get(name, value) is not None}})
+
+
 class SelfInstruct(Section):
     """03: generators grow the seed tasks, topic by topic (Hypnos)."""
     draws: Count = Field(description="replies that each generator writes on every topic")
     temperature: Positive = 1.0
     tokens: Count = Field(64, description="most tokens of a reply")
     novelty: Share = Field(0.7, description="Jaccard similarity of character pairs from which a question is not new")
+    endpoints: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], Endpoint] = Field(default={}, description="name -> generator behind an endpoint (the paper: GPT-3.5-turbo and Claude); "
+                                                                                      "they judge each other's rows too. Empty: the local ones of pretraining.generators")
+    topics: list[str] = Field(default=[], description="what is asked about; empty: the entities of the mini world that training may see")
+    examples: Count = Field(3, description="seed tasks that an endpoint is shown with each request")
+
+    @model_validator(mode="after")
+    def _endpoints_differ(self):
+        if len({(endpoint.base_url, endpoint.model) for endpoint in self.endpoints.values()}) < len(self.endpoints):
+            raise ValueError("endpoints: two names stand for the same model; a model that judges its own rows is what cross-filtering is held against")
+        return self
 
 
 class CrossFilter(Section):
     """03: every generator's rows are scored by the other models (Hypnos)."""
     keep: Share = Field(description="of each generator's rows that can be read and are safe; a share, because a threshold does not carry over between judges")
+    tokens: Count = Field(128, description="most tokens of an endpoint's verdict")
 
 
 class Instruction(Section):
@@ -231,34 +276,6 @@ class Dpo(Training):
     def _pairs_are_not_packed(self):
         if self.packing:
             raise ValueError("packing: the pairs of DPO stand in rows of their own; leave it out")
-        return self
-
-
-class Endpoint(Section):
-    """A judge behind an OpenAI-compatible chat endpoint. Its key is read from the environment and stands in no file."""
-    model: str
-    base_url: str | None = Field(None, description="null = what the variable OPENAI_BASE_URL says, else OpenAI")
-    key_variable: str = Field("OPENAI_API_KEY", description="the environment variable that holds the key")
-    request: dict[str, Any] = Field({"temperature": 0, "max_tokens": 512}, description="fields of the request body; null leaves one out")
-    in_flight: Annotated[int, Field(ge=1, le=256)] = Field(8, description="requests at the same time")
-    timeout: Positive = Field(120.0, description="seconds without an answer")
-    tries: Count = Field(8, description="of one request that is rate-limited, timed out, broken off or met by a server error")
-    backoff: Positive = Field(1.0, description="seconds before the second try; doubled at each further one")
-    price_in: Annotated[Number, Field(ge=0)] | None = Field(None, description="per million tokens, in a currency of your choice")
-    price_out: Annotated[Number, Field(ge=0)] | None = None
-    budget: Positive | None = Field(None, description="in the same currency; asking stops before it is exceeded")
-
-    @model_validator(mode="after")
-    def _no_key_and_a_price(self):
-        # the sentences do not repeat the value: it may be a key
-        if not re.fullmatch(r"[A-Z][A-Z0-9_]*", self.key_variable):
-            raise ValueError("key_variable is the NAME of an environment variable (capital letters, digits, _), never the key itself")
-        if self.base_url and not re.fullmatch(r"https?://[^\s@?#]+", self.base_url):
-            raise ValueError("base_url: expected http(s)://host[:port]/path without user name, password or query")
-        if self.budget is not None and (self.price_in is None or self.price_out is None):
-            raise ValueError("a budget needs price_in and price_out (per million tokens)")
-        if self.budget is not None and not {"max_tokens", "max_completion_tokens"} & {name for name, value in self.request.items() if value}:
-            raise ValueError("a budget needs request.max_tokens or request.max_completion_tokens: without a limit one reply can cost anything")
         return self
 
 
@@ -478,7 +495,11 @@ class Params(Section):
         trains = [training for training in (i.general_sft, i.sft) if training and training.lora and training.lora.new_tokens]
         need(not trains or p.new_tokens, "lora.new_tokens is true, but pretraining.new_tokens adds none")
         need(not p.generators or c.world is not None, "pretraining.generators are trained on the facts of a mini world; real data has none: ask endpoints")
-        need(i.selfinstruct is None or len(p.generators) > 1, "instruction.selfinstruct needs two generators or more (pretraining.generators): each one's rows are judged by another")
+        asked = i.selfinstruct.endpoints if i.selfinstruct else {}
+        need(not (p.generators and asked), "pretraining.generators and instruction.selfinstruct.endpoints: generators are local or behind endpoints, not both")
+        need(i.selfinstruct is None or len(p.generators) + len(asked) > 1,
+             "instruction.selfinstruct needs two generators or more (pretraining.generators, or selfinstruct.endpoints): each one's rows are judged by another")
+        need(not asked or c.world is not None or i.selfinstruct.topics, "instruction.selfinstruct.topics is empty; without a mini world the run must say what is asked about")
         for place, names in (("evaluation.stages", self.evaluation.stages), ("calibration.stages", self.calibration.stages)):
             unknown = sorted(set(names) - {"base", *i.stages})
             need(not unknown, f"{place} names {unknown}, which instruction.stages does not train")

@@ -157,7 +157,7 @@ def test_the_budget_stops_it_and_a_larger_one_continues(tmp_path):
     prices = dict(price_in=1000.0, price_out=1000.0, request={"max_tokens": 100})  # a reply costs 1.02
     with serving() as server:
         poor = judge(server, budget=20.0, **prices)
-        with pytest.raises(StageError, match="the budget of 20 is spent: .* raise preference.endpoint.budget"):
+        with pytest.raises(StageError, match="the budget of 20 is spent: .* raise the endpoint's budget"):
             ask(poor, rows, tmp_path / "r.jsonl")
         asked = len(server.asked)
         assert 12 <= asked <= 19 and poor.account.spent == pytest.approx(1.02 * asked) and poor.account.spent <= 20

@@ -64,7 +64,7 @@ class Account:
         with self._lock:
             if self.budget is not None and self.spent + self._held + most > self.budget:
                 raise BudgetSpent(f"the budget of {self.budget:g} is spent: {self.spent:.4g} for the verdicts so far, and the next request could go beyond it. "
-                                  "Every reply is stored; raise preference.endpoint.budget and start again, and only the rest is asked for")
+                                  "Every reply is stored; raise the endpoint's budget and start again, and only the rest is asked for")
             self._held += most
         return most
 

@@ -9,14 +9,20 @@ Threshold and prompt are ours, not the paper's. The controls without which a gai
 
 import json
 import re
+from pathlib import Path
 from typing import Callable
 
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from hippo_utils import paths
 from hippo_utils.chinese import amounts
-from hippo_utils.params import derive_seed
+from hippo_utils.judging import asking
+from hippo_utils.judging.asking import Asked, Judge
+from hippo_utils.judging.endpoint import EndpointJudge
+from hippo_utils.judging.store import Store
+from hippo_utils.params import CrossFilter, derive_seed
 from hippo_utils.statistics import bootstrap, wilson
 
 ASPECTS = ("coherence", "professionalism", "usefulness", "harmlessness", "friendliness")
@@ -66,6 +72,39 @@ def endpoint_scores(rows: pd.DataFrame, judge: str, replies: list[str]) -> pd.Da
         score = np.mean([aspects[a] for a in ASPECTS if a != "harmlessness"]) if aspects else np.nan
         made.append((identity, generator, judge, score, bool(aspects and aspects["harmlessness"] >= SAFE), reply))
     return pd.DataFrame(made, columns=["id", "generator", "judge", "score", "safe", "reply"])
+
+
+def open_judges(generators: dict[str, EndpointJudge], how: CrossFilter) -> dict[str, EndpointJudge]:
+    """The generators behind endpoints as judges: at temperature 0, and on the same budget."""
+    return {name: generator.again("cross-filter", 0, how.tokens) for name, generator in generators.items()}
+
+
+def ask(judge: Judge, rows: pd.DataFrame, *, store: Path | None = None) -> list[str]:
+    """What an endpoint says of each row, as it came; every reply is stored as it arrives and asked for once.
+
+    One that cannot be read is asked for once more, with the reason; if that cannot be read either, `endpoint_scores` counts it as unread.
+    """
+    asks = [Asked(identity, request(prompt, completion), ()) for identity, prompt, completion in rows[["id", "prompt", "completion"]].itertuples(index=False)]
+
+    def render(asked: Asked, complaint: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": asked.question + (f"\n\n上一次的回答不合要求（{complaint}），请重新评分。" if complaint else "")}]
+
+    def read(asked: Asked, text: str) -> dict[str, float]:
+        if (aspects := parse(text)) is None:
+            raise ValueError("不是含五个 0 到 10 分数的 JSON 对象")
+        return aspects
+
+    with Store(store or paths.replies(judge.identity[:16])) as opened:
+        return [judgement.replies[-1] for judgement in asking.ask_all(judge, asks, render, read, opened)]
+
+
+def ask_each_other(rows: pd.DataFrame, judges: dict[str, Judge], *, same: bool = False) -> pd.DataFrame:
+    """`endpoint_scores` of every generator's rows by the other ones; with `same` by itself too, which costs as much again where there are two."""
+    parts = []
+    for name, judge in judges.items():
+        asked = rows if same else rows[rows["generator"] != name]
+        parts.append(endpoint_scores(asked, name, ask(judge, asked)))
+    return pd.concat(parts, ignore_index=True)
 
 
 def local_scores(rows: pd.DataFrame, judge: str, log_likelihoods: Callable[[list[str], list[str]], pd.DataFrame],

@@ -42,6 +42,13 @@ class EndpointJudge(Judge):
         self.troubles: Counter = Counter()
         self._lock, self._quiet_until = threading.Lock(), 0.0
 
+    def again(self, template: str, temperature: float, tokens: int) -> "EndpointJudge":
+        """The same endpoint for another use: what both cost counts towards one budget."""
+        other = EndpointJudge(self._settings.asked(temperature, tokens), template)
+        self.account.most_out = max(self.account.most_out, other.account.most_out)
+        other.account = self.account
+        return other
+
     def redact(self, text: str) -> str:
         """The text without the key, wherever a server may have put it."""
         return text.replace(self._key, "[key]") if len(self._key) >= 8 else text

@@ -3,15 +3,25 @@
 The topic list and the form are ours, not the paper's, which names its generators only. A local model continues
 "主题：…\\n问：" and writes question and answer; an endpoint gets `request` and answers in the same form. Every row keeps where it
 came from: generator, topic, number of the draw.
+
+    written = sample_locally(model, tokenizer, drawn, seed=seed)                      # drawn: draw_topics(topics, count, seed)
+    written = ask(open_endpoints(how)["qwen"], drawn, seeds, examples=3, seed=seed)   # the same behind an endpoint
 """
 
 import re
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from hippo_utils import paths
 from hippo_utils.chinese import ngrams, normalise
+from hippo_utils.judging import asking
+from hippo_utils.judging.asking import Asked, Judge
+from hippo_utils.judging.endpoint import EndpointJudge
+from hippo_utils.judging.store import Store
+from hippo_utils.params import SelfInstruct
 
 OPEN = "主题：{topic}\n问："
 REPLY = re.compile(r"^(?P<question>[^\n]+)\n答：(?P<answer>[^\W_][^\n]*)")  # an answer begins with a letter or a digit
@@ -59,17 +69,49 @@ def sample_locally(model, tokenizer, topics: list[str], *, seed: int, temperatur
     return written
 
 
-def rows(generator: str, topics: list[str], written: list[str]) -> pd.DataFrame:
-    """Replies as rows; prompt and completion are empty where a reply is not in form: such rows are counted and dropped later.
+def open_endpoints(how: SelfInstruct) -> dict[str, EndpointJudge]:
+    """The generators behind endpoints by their names; none where they are local. StageError when a key is missing."""
+    return {name: EndpointJudge(endpoint.asked(how.temperature, how.tokens), "Self-Instruct") for name, endpoint in how.endpoints.items()}
 
-    An endpoint may repeat the opening; everything behind the first answer line is ignored.
+
+def ask(generator: Judge, topics: list[str], seeds: pd.DataFrame, *, examples: int, seed: int, store: Path | None = None) -> list[str]:
+    """What an endpoint writes on each topic, as it came. Each request shows `examples` seed tasks (instruction records) drawn by the seed.
+
+    Every reply is stored as it arrives and asked for once, whatever happens on the way. One that is not in form is asked for
+    once more, with the reason; if that is not either, it stays as it is, and `rows` counts it as unread.
     """
+    tasks = as_tasks(seeds, sorted(set(topics))).sum(axis=1).tolist()
+    rng, times, asks = np.random.default_rng(seed), Counter(), []
+    for number, topic in enumerate(topics):
+        shown = [tasks[i] for i in rng.choice(len(tasks), min(examples, len(tasks)), replace=False)]
+        asks.append(Asked(f"{number:05d}", request(topic, shown), (topic,), repeat=times[topic]))  # a topic comes often: each time it is a new asking
+        times[topic] += 1
+
+    def render(asked: Asked, complaint: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": asked.question + (f"\n\n上一次的回答不合要求（{complaint}），请重新出题。" if complaint else "")}]
+
+    def parse(asked: Asked, text: str) -> str:
+        if not _read(asked.answers[0], text):
+            raise ValueError("没有按“问：…答：…”的格式输出")
+        return text
+
+    with Store(store or paths.replies(generator.identity[:16])) as opened:
+        return [judgement.replies[-1] for judgement in asking.ask_all(generator, asks, render, parse, opened)]
+
+
+def _read(topic: str, raw: str) -> tuple[str, str] | None:
+    """Question and answer of a reply, None when it is not in form. An endpoint may repeat the opening; what follows the answer is ignored."""
+    found = REPLY.match(normalise(raw).strip().removeprefix(OPEN.format(topic=topic)).removeprefix("问："))
+    pair = (found["question"].strip(), found["answer"].strip()) if found else ("", "")
+    return pair if all(pair) else None
+
+
+def rows(generator: str, topics: list[str], written: list[str]) -> pd.DataFrame:
+    """Replies as rows; prompt and completion are empty where a reply is not in form: such rows are counted and dropped later."""
     made = []
-    for number, (topic, raw) in enumerate(zip(topics, written)):
-        reply = REPLY.match(normalise(raw).strip().removeprefix(OPEN.format(topic=topic)).removeprefix("问："))
-        question, answer = (reply["question"].strip(), reply["answer"].strip()) if reply else ("", "")
-        readable = bool(question and answer)
-        made.append((f"{generator}-{number:05d}", generator, topic, raw, f"问：{question}\n答：" if readable else "", answer if readable else ""))
+    for number, (topic, raw) in enumerate(zip(topics, written, strict=True)):
+        question, answer = _read(topic, raw) or ("", "")
+        made.append((f"{generator}-{number:05d}", generator, topic, raw, f"问：{question}\n答：" if question else "", answer))
     return pd.DataFrame(made, columns=COLUMNS)
 
 
