@@ -36,7 +36,7 @@ def columns(path: Path, names: list[str]) -> pd.DataFrame:
 def first_of_each(path: Path, column: str) -> pd.DataFrame:
     """The first record of each value of a column, in the order of the file: something to look at."""
     wanted = len(set(columns(path, [column])[column]))
-    found = pd.DataFrame()
+    found = _frame(pq.read_schema(path).empty_table())
     for batch in batches(path):
         found = pd.concat([found, batch]).drop_duplicates(column, ignore_index=True)
         if len(found) == wanted:
