@@ -21,11 +21,13 @@ from hippo_utils.judging import asking
 from hippo_utils.judging.asking import Asked, Judge
 from hippo_utils.judging.endpoint import EndpointJudge
 from hippo_utils.judging.store import Store
+from hippo_utils.manifest import StageError
 from hippo_utils.params import SelfInstruct
 
 OPEN = "主题：{topic}\n问："
 REPLY = re.compile(r"^(?P<question>[^\n]+)\n答：(?P<answer>[^\W_][^\n]*)")  # an answer begins with a letter or a digit
 COLUMNS = ["id", "generator", "topic", "raw", "prompt", "completion"]
+FEWEST = 10  # rows of a generator that count; ours
 
 
 def as_tasks(seeds: pd.DataFrame, topics: list[str]) -> pd.DataFrame:
@@ -123,6 +125,14 @@ def account(made: pd.DataFrame) -> pd.DataFrame:
                           "not_new": int((~part["novel"] & (part["prompt"] != "")).sum()), "kept": int(part["novel"].sum())}
                          | {verdict: int((part["novel"] & (part["truth"] == verdict)).sum()) for verdict in verdicts}
                          for name, part in made.groupby("generator", sort=True)])
+
+
+def check(fresh: pd.DataFrame, generators: list[str]) -> None:
+    """StageError when a generator wrote too few rows that count for a filter to choose from."""
+    counts = fresh.groupby("generator").size().reindex(generators, fill_value=0)
+    if counts.min() < FEWEST:
+        raise StageError(f"{counts.idxmin()} wrote {counts.min()} new rows in form, and a filter needs {FEWEST} to choose from; raise instruction.selfinstruct.draws, "
+                         "or what the generator reads (pretraining.generators)")
 
 
 def as_instructions(made: pd.DataFrame, licence: str, about: dict[str, list[str]]) -> pd.DataFrame:
