@@ -39,7 +39,7 @@ def table(run: Project, name: str) -> pd.DataFrame:
     ("instruction.selfinstruct=null", "selfinstruct is null, but instruction.stages trains on generated rows"),
     ("instruction.crossfilter=null", "belong together: what is generated is filtered"),
     ("instruction.general={zh_guidelines: 1}", "instruction.general names ['zh_guidelines'], which corpus.instructions does not build"),
-    ("corpus.world=medicine", "medicine belongs to paper hippocrates"), ("corpus.benchmarks=[medqa]", "['medqa']"),
+    ("corpus.world=medicine", "medicine belongs to paper hippocrates"), ("corpus.benchmarks=[anecq, medqa]", "corpus.benchmarks names ['medqa'], which belong to paper hippocrates"),
     ("paper=hippocrates", "pretraining.cp is null, but continued pre-training is a stage of hippocrates"),
     ("pretraining.generators.llama_writer.training.max_length=900", "max_length is larger than the architecture's context of 128"),
 ])
