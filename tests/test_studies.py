@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+import yaml
 
 from hippo_utils import manifest, paths
 from hippo_utils.params import ParamsError, load, load_runs
@@ -58,15 +59,18 @@ def test_the_spread_is_over_the_replicates_of_one_setting(tmp_path, monkeypatch,
                        "n": 10, "accuracy": accuracy, "ci_low": accuracy - 0.1, "ci_high": accuracy + 0.1}]).to_csv(folder / "table_pooled.csv", index=False)
         pd.DataFrame([{"claim": "it learns", "n": 10, "value": accuracy, "low": 0, "high": 1, "holds": accuracy > 0.5}]).to_csv(folder / "table_claims.csv", index=False)
         pd.DataFrame([{"stages": "SFT", "protocol": "option_text", "compared_with": "base", "benchmark": "knowledge", "group": "held_out",
-                       "difference": accuracy - 0.5}]).to_csv(folder / "table_paired.csv", index=False)
-        pd.DataFrame([{"kind": "all", "measure": "summed", "difference": accuracy}]).to_csv(folder / "table_preferences.csv", index=False)
+                       "n": 10, "difference": accuracy - 0.5, "difference_low": accuracy - 0.7, "difference_high": accuracy}]).to_csv(folder / "table_paired.csv", index=False)
+        pd.DataFrame([{"kind": "all", "measure": "summed", "n": 10, "difference": accuracy, "difference_low": 0, "difference_high": 1}]).to_csv(folder / "table_preferences.csv", index=False)
     studies.report("s", runs)
     spread = pd.read_csv(paths.figures("s") / "table_spread.csv").set_index("setting")
     assert spread.loc["a", "runs"] == 2 and spread.loc["a", "mean"] == 0.5 and spread.loc["a", "sd"] == pytest.approx(0.141421)
     assert (spread.loc["a", "min"], spread.loc["a", "max"], spread.loc["b", "runs"]) == (0.4, 0.6, 1)
+    assert spread.loc["b", ["n", "low", "high"]].tolist() == [10, 0.8, 1.0], "of a single run its interval"
+    assert spread.loc["a", ["n", "low", "high"]].tolist() == [10, 0.4, 0.6], "of replicates the smallest and the largest"
     steps = pd.read_csv(paths.figures("s") / "table_steps.csv").set_index("setting")
     assert steps.loc["a", "mean"] == 0 and (steps.loc["a", "min"], steps.loc["a", "max"]) == (-0.1, 0.1), "a step that differs between seeds by more than its interval is no finding"
     assert "2 of 3 runs: it learns" in capsys.readouterr().out
+    assert steps.loc["b", ["low", "high"]].tolist() == [0.2, 0.9] and (pd.read_csv(paths.figures("s") / "table_preferences.csv")["n"] == 10).all()
     bars = pd.read_csv(paths.figures("s") / "fig_study.csv").set_index("setting")
     assert (bars.loc["a", "low"], bars.loc["a", "high"]) == (0.4, 0.6), "of replicates the smallest and the largest"
     assert (bars.loc["b", "low"], bars.loc["b", "high"]) == (0.8, 1.0), "of a single run its interval"
@@ -91,3 +95,23 @@ def test_each_corpus_and_each_family_of_instructions_is_left_alone_once():
     mixtures = {settings.run.rpartition("-")[2]: {name for name, weight in settings.instruction.mixture.items() if weight} for settings in load_runs("study_instructions_7b")}
     assert mixtures["medqa"] == {"medqa_train"} and mixtures["evaluation"] == {"medmcqa_train", "medqa_train", "pubmedqa_train"}
     assert mixtures["general"] | mixtures["evaluation"] == mixtures["both"] and len(mixtures["both"]) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study, variants, shared", [("study_corpora", ["all", "guidelines"], []), ("study_instructions", ["both", "medqa"], ["01_corpus", "02_pretraining"])])
+def test_an_ablation_of_the_data_runs_through_and_has_its_table_and_figure(tiny, study, variants, shared):
+    """Two variants of the committed file, on the tiny run."""
+    file = tiny.root / "params" / f"{study}.yaml"
+    content = yaml.safe_load(file.read_text())
+    content |= {"extends": "tiny", "variants": {name: content["variants"][name] for name in variants}}
+    file.write_text(yaml.safe_dump(content))
+    printed = tiny(study)
+    runs = [f"{study}-{name}" for name in variants]
+    assert [stage for stage in manifest.STAGES if tiny.manifest(stage, runs[1]).get("shared_from")] == shared and "2 runs side by side" in printed
+    spread = pd.read_csv(tiny.figures(study) / "table_spread.csv")
+    assert set(spread["setting"]) == set(variants) and set(spread["stages"]) >= {"base", "CP", "SFT", "CP+SFT", "CP+SFT+DPO"}
+    assert (spread["runs"] == 1).all() and (spread["n"] > 0).all() and spread["mean"].between(spread["low"], spread["high"]).all()
+    assert (tiny.figures(study) / "fig_study.png").stat().st_size > 5000 and "Not for clinical use" in (tiny.figures(study) / "table_spread.md").read_text()
+    read = [set(pd.read_csv(tiny.figures(run) / ("table_corpus.csv" if study == "study_corpora" else "table_instructions.csv"))["source"]) for run in runs]
+    assert read[1] < read[0], "the variants did read different data"
+    assert "nothing was executed" in tiny(study)

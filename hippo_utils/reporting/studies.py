@@ -36,9 +36,12 @@ def collect(study: str, runs: list[str], table: str) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def spread(rows: pd.DataFrame, keys: list[str], value: str) -> pd.DataFrame:
-    """Over the replicates of each setting: how many, mean, standard deviation, smallest and largest value."""
-    return rows.groupby(keys, sort=False)[value].agg(runs="size", mean="mean", sd="std", min="min", max="max").reset_index()
+def spread(rows: pd.DataFrame, keys: list[str], value: str, low: str, high: str) -> pd.DataFrame:
+    """Over the replicates of each setting: how many, mean, standard deviation, smallest and largest value, and n, the items behind each
+    (the fewest). low and high are the 95 % interval of a setting's one run, or again the smallest and largest value of its replicates."""
+    found = rows.groupby(keys, sort=False).agg(runs=(value, "size"), mean=(value, "mean"), sd=(value, "std"), min=(value, "min"), max=(value, "max"),
+                                               n=("n", "min"), low=(low, "min"), high=(high, "max")).reset_index()
+    return found.assign(low=found["low"].where(found["runs"] == 1, found["min"]), high=found["high"].where(found["runs"] == 1, found["max"]))
 
 
 def judge_noise(study: str, runs: list[str]) -> pd.DataFrame:
@@ -80,9 +83,9 @@ def report(study: str, runs: list[str]) -> None:
     accuracies = collect(study, runs, "pooled")
     claims = collect(study, runs, "claims")
     preferences = collect(study, runs, "preferences")
-    steps = spread(collect(study, runs, "paired"), ["setting", "stages", "protocol", "compared_with", "benchmark", "group"], "difference")
-    made = {"spread": spread(accuracies, KEYS, "accuracy"), "steps": steps, "claims": claims[["setting", "run", "claim", "n", "value", "low", "high", "holds"]],
-            "preferences": spread(preferences, ["setting", "kind", "measure"], "difference")}
+    steps = spread(collect(study, runs, "paired"), ["setting", "stages", "protocol", "compared_with", "benchmark", "group"], "difference", "difference_low", "difference_high")
+    made = {"spread": spread(accuracies, KEYS, "accuracy", "ci_low", "ci_high"), "steps": steps, "claims": claims[["setting", "run", "claim", "n", "value", "low", "high", "holds"]],
+            "preferences": spread(preferences, ["setting", "kind", "measure"], "difference", "difference_low", "difference_high")}
     for name, table in made.items():
         table.to_csv(folder / f"table_{name}.csv", index=False, float_format=DIGITS, lineterminator="\n")
         (folder / f"table_{name}.md").write_text(markdown(table) + "\nNot for clinical use.\n", encoding="utf-8")
