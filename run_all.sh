@@ -145,8 +145,8 @@ if [ -z "$extra" ]; then
     exec "$python" -P -m hippo_utils.run "$@"
 fi
 cd "$ROOT"
-case "${1:-}" in
-    "") exec "$python" -P -m pytest -m "not slow" ;;
-    --all) shift; exec "$python" -P -m pytest "$@" ;;
+case "${1:-}" in  # -n 2: on two cores, half the time
+    "") exec "$python" -P -m pytest -n 2 -m "not slow" ;;
+    --all) shift; exec "$python" -P -m pytest -n 2 "$@" ;;
     *) exec "$python" -P -m pytest "$@" ;;
 esac

@@ -175,15 +175,16 @@ def _versions(notebook: Path) -> tuple[tuple[str, str], ...]:
 
 
 def plan(settings: Params, stage: str) -> dict[str, str]:
-    """The part of a stage's key that is known before anything ran: parameters, code, package, versions."""
+    """The part of a stage's key that is known before anything ran: parameters, code, package, versions; of 01 the lock of its data sets."""
     notebook = paths.notebook(stage)
     used = settings.model_dump(include=set(SECTIONS[stage]))
+    lock = paths.mirror(settings.corpus.data_root) / paths.LOCK
     return {
         "parameters": _sha(json.dumps(used, sort_keys=True)),
         "notebook": _sha("\0".join(code_cells(notebook))),
         "package": _package_hash(notebook),
         "versions": _sha(json.dumps(_versions(notebook))),
-    }
+    } | ({"data": file_hash(lock) if lock.is_file() else ""} if stage == STAGES[0] and settings.corpus.world is None else {})
 
 
 def plan_key(settings: Params, stage: str) -> str:
@@ -248,7 +249,8 @@ def reasons(settings: Params, stage: str) -> list[str]:
         return ["not done yet"]
     now, then = key(settings, stage), made["key"]
     words = {"parameters": "its parameters changed", "notebook": "its notebook's code changed",
-             "package": "the package's code changed", "versions": "library versions changed"}
+             "package": "the package's code changed", "versions": "library versions changed",
+             "data": "the lock of its data sets changed"}
     found = [words.get(part, f"the {part} changed") for part in now if now[part] != then.get(part)]
     folders = ((made["outputs"], paths.stage_folder(settings.run, stage)), (made["figures"], paths.figures(settings.run)))
     for entries, folder in folders:

@@ -73,6 +73,7 @@ class Corpus(Section):
     language: Literal["en", "zh"] = Field("en", description="documents in another language are dropped")
     minimum_words: Count = Field(description="of a document; Chinese characters count as words")
     near_duplicate: Share = Field(description="Jaccard similarity of character 5-grams from which two texts count as one")
+    deduplicate_instructions: bool = Field(False, description="leave out instructions whose prompt and completion an earlier one has; near copies stay and are counted")
     contamination_ngram: Count = Field(description="words in a row that a training text may not share with a benchmark question")
     contamination_threshold: Share = Field(0.8, description="share of a question's words in such runs from which it is flagged")
     decontaminate: list[str] = Field(default=[], description="sources whose texts are left out when they flag a test item; elsewhere the item stays flagged")

@@ -7,6 +7,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 PARAMS = ROOT / "params"
 REFERENCE = ROOT / "figures" / "reference"  # committed results of the reference machine
+LOCK = "lock.json"  # in a mirror of data sets: revision, size and sha256 of every file
 
 
 def home() -> Path:
@@ -47,6 +48,11 @@ def executed_notebook(run: str, stage: str) -> Path:
 def log(run: str, stage: str) -> Path:
     """What the notebook printed while it ran headless."""
     return stage_folder(run, stage) / "log.txt"
+
+
+def mirror(data_root: str | None) -> Path:
+    """The folder that holds the data sets of a run, laid out by hub id: corpus.data_root, or data/ beside outputs/."""
+    return (home() / (data_root or "data")).resolve()
 
 
 def figures(run: str) -> Path:

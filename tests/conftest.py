@@ -22,9 +22,22 @@ GUARD = TESTS / "network_guard"
 os.environ["HIPPO_TEST_REFUSED"] = str(Path(tempfile.mkdtemp(prefix="hippo-tests-")) / "refused.txt")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(GUARD), str(ROOT), os.environ.get("PYTHONPATH")]))
 os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # several workers share the cores
 os.environ.pop("HIPPO_HOME", None)
-_spec = importlib.util.spec_from_file_location("network_guard", GUARD / "sitecustomize.py")
-_spec.loader.exec_module(importlib.util.module_from_spec(_spec))
+if getattr(sys.modules.get("sitecustomize"), "__file__", None) != str(GUARD / "sitecustomize.py"):  # a worker was started with it
+    _spec = importlib.util.spec_from_file_location("network_guard", GUARD / "sitecustomize.py")
+    _spec.loader.exec_module(importlib.util.module_from_spec(_spec))
+
+COSTLY = ("tiny_run", "toy_template", "one_thread")  # fixtures of the tests that take longest
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """For several workers (-n 2): what takes long starts first, and tests that share what was costly to make stay together."""
+    items.sort(key=lambda item: next((rank for rank, name in enumerate(COSTLY) if name in item.fixturenames), len(COSTLY)))
+    for item in items:
+        whole_run = next((name for name in item.fixturenames if name.endswith("_run")), None)
+        item.add_marker(pytest.mark.xdist_group(whole_run or item.path.stem))
 
 
 def pytest_unconfigure(config):

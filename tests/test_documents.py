@@ -1,5 +1,6 @@
 """CONTRIBUTING's worked examples are done as written, in a copy of the project, and work; its commands and paths exist."""
 
+import ast
 import json
 import os
 import re
@@ -102,6 +103,7 @@ def test_a_base_model_is_added_as_written(root, tmp_path, monkeypatch):
     assert len(loaded) == len(tokenizer) and sum(weight.numel() for weight in model.parameters()) > 0
 
 
+@pytest.mark.tail
 @pytest.mark.slow  # the other stages reach manifest.py, so they run again
 def test_a_stage_is_added_as_written(tiny):
     follow("Add a stage", tiny.root)
@@ -130,3 +132,15 @@ def test_the_changelog_names_the_version_of_the_package():
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.M)[1]
     assert f"## {version}\n" in CHANGELOG and CHANGELOG.index("## Unreleased") < CHANGELOG.index(f"## {version}")
     assert "not for clinical use" in TEXT
+
+
+def test_the_table_of_slow_tests_names_them_all_and_says_which_ci_runs():
+    slow, tail = set(), set()
+    for file in (ROOT / "tests").glob("test_*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            marks = " ".join(map(ast.unparse, node.decorator_list)) if isinstance(node, ast.FunctionDef) else ""
+            slow |= {node.name} if "mark.slow" in marks else set()
+            tail |= {node.name} if "mark.tail" in marks else set()
+    rows = dict(re.findall(r"^\| `(test_\w+)` \|.*\| (yes|no) \|$", TEXT, re.M))
+    assert set(rows) == slow and {name for name, runs in rows.items() if runs == "yes"} == tail <= slow
+    assert "-m tail" in (ROOT / ".ci" / "run").read_text()

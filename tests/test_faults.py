@@ -148,6 +148,7 @@ def test_a_notebook_whose_runner_was_killed_ends_too_and_the_next_run_waits_for_
 
 
 @pytest.mark.slow
+@pytest.mark.tail
 def test_the_real_run_killed_five_times_gives_the_same_tables(tiny_run, tmp_path):
     project, chance = tiny_run.copy(tmp_path), random.Random(5)
     undisturbed = {file.name: file.read_bytes() for file in project.figures().glob("*.csv")}

@@ -77,10 +77,10 @@ def test_whatever_goes_wrong_on_the_way_nothing_is_lost_and_nothing_is_judged_tw
 
     def fault(body, times):
         number = first.setdefault(json.dumps(body), len(first))
-        return FAULTS[number % len(FAULTS)] if times < 2 and number < 59 else "silence 9" if times < 1 and number == 59 else None
+        return FAULTS[number % len(FAULTS)] if times < 2 and number < 59 else "silence 15" if times < 1 and number == 59 else None
 
     with serving(fault=fault) as server:
-        one = judge(server, in_flight=6, timeout=4)
+        one = judge(server, in_flight=6, timeout=8)
         made = ask(one, rows, tmp_path / "r.jsonl")
         assert verdicts.decide(made, "unanimous")["best"].tolist() == expected(rows)
         assert sorted(server.answered().values()) == [1] * 60, "every asking got one whole reply, and no second one"

@@ -62,6 +62,7 @@ def posts(log) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.tail
 @pytest.mark.timeout(3000)
 def test_04_is_killed_while_it_judges_and_ends_with_the_pairs_of_an_uninterrupted_run(tiny_run, server, tmp_path, monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", KEY)

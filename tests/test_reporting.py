@@ -283,7 +283,7 @@ def test_the_readme_says_what_the_reference_says():
     assert summary.readme(text, comparison.references()) == text, "run: python -m hippo_utils.reporting readme"
 
 
-def test_a_study_is_kept_as_its_tables_and_never_compared(home, tmp_path, monkeypatch, capsys):
+def test_a_study_is_kept_as_its_own_tables_and_figures_and_never_compared(home, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(paths, "REFERENCE", tmp_path / "reference")
     assert command.main(["keep", "study_seeds"]) == 2
     assert "study_seeds is not finished" in capsys.readouterr().err and not paths.REFERENCE.exists()
@@ -291,12 +291,13 @@ def test_a_study_is_kept_as_its_tables_and_never_compared(home, tmp_path, monkey
     for run, accuracy in runs.items():
         folder = paths.figures(run)
         folder.mkdir(parents=True)
-        pd.DataFrame([{"stages": stages, "benchmark": "knowledge", "group": group, "shots": 0, "protocol": "option_text", "accuracy": accuracy}
+        pd.DataFrame([{"stages": stages, "benchmark": "knowledge", "group": group, "shots": 0, "protocol": "option_text", "n": 9, "accuracy": accuracy, "ci_low": 0, "ci_high": 1}
                       for stages, _ in summary.ROWS for group in ("held_out", "seen", "control")]).to_csv(folder / "table_pooled.csv", index=False)
         pd.DataFrame([{"claim": "a claim", "n": 9, "value": accuracy, "low": 0, "high": 1, "holds": accuracy > 0.45}]).to_csv(folder / "table_claims.csv", index=False)
-        pd.DataFrame([{"stages": "CP", "protocol": "option_text", "compared_with": "base", "benchmark": "knowledge", "group": "held_out", "difference": accuracy}]).to_csv(folder / "table_paired.csv", index=False)
-        pd.DataFrame([{"kind": "all", "measure": "summed", "difference": accuracy}]).to_csv(folder / "table_preferences.csv", index=False)
+        pd.DataFrame([{"stages": "CP", "protocol": "option_text", "compared_with": "base", "benchmark": "knowledge", "group": "held_out", "n": 9, "difference": accuracy, "difference_low": 0, "difference_high": 1}]).to_csv(folder / "table_paired.csv", index=False)
+        pd.DataFrame([{"kind": "all", "measure": "summed", "n": 9, "difference": accuracy, "difference_low": 0, "difference_high": 1}]).to_csv(folder / "table_preferences.csv", index=False)
     assert command.main(["study", "study_seeds", *runs]) == 0 and command.main(["keep", "study_seeds"]) == 0
+    assert {"table_spread.csv", "table_steps.csv", "fig_study.png", "fig_study.csv"} <= {file.name for file in (paths.REFERENCE / "study_seeds").iterdir()}
     assert comparison.references() == []
     lines = "\n".join(summary.seeds())
     assert "| base | 60 (40 to 90) |" in lines and "2 of 3 runs: a claim" in lines and "all pairs: +0.60 (+0.40 to +0.90)" in lines

@@ -293,7 +293,7 @@ def test_the_environment_is_made_once_and_again_when_the_requirements_change(bar
     tested = shell("./run_all.sh", "--test", "tests/test_x.py", cwd=root, PATH=str(tools))
     assert "[test]" in asked.read_text() and tested.stdout == "ran -P -m pytest tests/test_x.py\n"
     assert "not slow" in shell("./run_all.sh", "--test", cwd=root, PATH=str(tools)).stdout
-    assert shell("./run_all.sh", "--test", "--all", cwd=root, PATH=str(tools)).stdout == "ran -P -m pytest\n"
+    assert shell("./run_all.sh", "--test", "--all", cwd=root, PATH=str(tools)).stdout == "ran -P -m pytest -n 2\n"
     assert asked.read_text().count("\n") == 3
 
 
@@ -331,9 +331,11 @@ def test_tiny_executes_all_seven_notebooks(tiny_run):
 
 
 def test_tiny_is_up_to_date_afterwards_in_under_three_seconds(tiny):
-    began = time.time()
+    """Seconds of the processor, which other work on the machine does not lengthen; it waits for nothing."""
+    began = os.times()
     assert "nothing was executed" in tiny("tiny")
-    assert time.time() - began < 3 or os.getloadavg()[0] > os.cpu_count()
+    ended = os.times()
+    assert ended.children_user + ended.children_system - began.children_user - began.children_system < 3
 
 
 def test_prose_in_a_real_notebook_retrains_nothing(tiny):

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from conftest import Project, executed
+from test_faults import finished, quick_done, quick_template  # noqa: F401  (fixtures)
 
 from hippo_utils import manifest
 from hippo_utils.params import ParamsError, load
@@ -41,6 +42,12 @@ jobs.append({{"arguments": sys.argv[1:-1], "script": pathlib.Path(sys.argv[-1]).
 book.write_text(json.dumps(jobs))
 print(f"{{number}};cluster")
 '''
+
+
+@pytest.fixture
+def toy(finished):
+    """The toy whose notebooks need no kernel: what is tested is the jobs around them."""
+    return finished
 
 
 @pytest.fixture

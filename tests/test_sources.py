@@ -1,6 +1,7 @@
 """The paper's data sets, read from a mirror in miniature: every source becomes records, and what is wrong with a file is one sentence."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -306,6 +307,56 @@ def test_the_check_before_publishing_finds_a_quotation_and_passes_what_01_shows(
     (figures / "table_free.md").write_text(free)
     assert command.main(["publishable", "hippo_llama"]) == 0
     (figures / "table_free.md").unlink()
+
+
+@pytest.fixture(scope="module")
+def trained(stage):
+    """02 and 03 of the same run: their executed notebooks."""
+    home = stage[0].parent.parent.parent
+    settings = json.loads((stage[0] / "parameters.json").read_text())
+    settings = params.load("hippo_llama", [f"corpus.data_root={settings['corpus']['data_root']}", f"pretraining.base={settings['pretraining']['base']}", "threads=1",
+                                           "instruction.sft.epochs=0.5", "instruction.validation=20"])
+    for name in ("02_pretraining", "03_instruction"):
+        manifest.write_json(settings.model_dump(), home / "outputs" / settings.run / name / "parameters.json")
+        done = subprocess.run([sys.executable, "-m", "hippo_utils.run", "--execute", name, settings.run], capture_output=True, text=True, cwd=paths.ROOT,
+                              env=os.environ | {"HIPPO_HOME": str(home)})
+        assert done.returncode == 0, done.stdout + done.stderr
+    return [home / "outputs" / settings.run / name / f"{name}.ipynb" for name in ("01_corpus", "02_pretraining", "03_instruction")]
+
+
+def quotations(text: str) -> set[tuple[str, ...]]:
+    """The runs of eight words in a text. (What a model says in 02 and 03 is at most 16 tokens long; a single marked word may be its own.)"""
+    words = re.findall(r"\w+", text.lower())
+    return set(zip(*(words[start:] for start in range(8))))
+
+
+def test_no_notebook_that_trains_on_restricted_text_quotes_it(stage, trained, monkeypatch):
+    folder, figures, _ = stage
+    hidden = {name for name, source in hub.catalogue().items() if not source.redistribute}
+    restricted = set()
+    for name in ("documents", "held_out", "instructions", "candidates", "items"):
+        rows = pd.read_parquet(folder / f"{name}.parquet")
+        rows = rows[rows["benchmark" if name == "items" else "source"].isin(hidden)]
+        for column in {"text", "prompt", "completion", "question", "context", "answers"} & set(rows):
+            for value in rows[column]:
+                restricted |= quotations(value if isinstance(value, str) else " ".join(value))
+    marked = sum(SECRET.lower() in words for words in restricted)
+    assert marked > 10_000, "the test would look for nothing"
+    for file in [*trained, *(file for file in figures.iterdir() if file.suffix in (".csv", ".md", ".svg"))]:
+        assert not quotations(licences._said(file)) & restricted, f"{file.name} quotes text that may not be redistributed"
+    assert "may not be redistributed" in licences._said(trained[1]) and "may not be redistributed" in licences._said(trained[2])
+    monkeypatch.setenv("HIPPO_HOME", str(folder.parent.parent.parent))
+    assert command.main(["publishable", "hippo_llama"]) == 0
+
+
+@pytest.mark.parametrize("name, column", [("pubmedqa", "final_decision"), ("medqa", "answer_idx")])
+def test_a_text_in_the_wrong_column_is_not_quoted_in_the_reason(own, name, column):
+    source = hub.catalogue()[name]
+    text = f"The patient, a teacher with {SECRET}, came back after two weeks."
+    row = {wanted: "x" for wanted in source.columns} | {column: text, "options": {"A": "x", "B": "y"}, "context": {"contexts": ["x"]}, "pubid": 1}
+    with pytest.raises(ValueError) as refused:
+        hub.READERS[source.reader](source, row)
+    assert column in str(refused.value) and SECRET not in str(refused.value) and f"a text of {len(text)} characters" in str(refused.value)
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral"])

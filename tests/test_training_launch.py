@@ -173,6 +173,6 @@ def test_what_a_process_said_last_reaches_the_notebook(tmp_path, capsys, printed
 def test_output_streams_while_the_processes_work(tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr("builtins.print", lambda *words, **more: shown.append((time.monotonic(), " ".join(words))))
-    launching.stream([sys.executable, "-c", "import time\nfor n in range(2): print(n); time.sleep(0.7)"], tmp_path)
+    launching.stream([sys.executable, "-c", "import time\nfor n in range(2): print(n); time.sleep(1.5)"], tmp_path)
     at = {line.strip(): when for when, line in shown}
     assert at["1"] - at["0"] > 0.4

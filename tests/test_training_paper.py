@@ -10,6 +10,7 @@ from judge_server import serving
 from miniatures.make import base_model, mirror
 
 from hippo_utils import manifest, params, paths
+from hippo_utils.corpus import licences
 from hippo_utils.training import models
 
 SMALL = ["threads=1", "evaluation.limit=8", "evaluation.precision=float32", "evaluation.allow_truncation=true", "evaluation.rationale_tokens=4",
@@ -39,6 +40,7 @@ def test_a_paper_run_goes_from_01_to_07_on_miniatures(name, home, tmp_path):
         assert (made.r, made.lora_alpha, set(made.target_modules)) == (lora.rank, lora.alpha, {"gate_proj", "up_proj", "down_proj"}), "the paper's adapters"
         assert (paths.stage_folder(name, stage) / adapter / models.MARK_FILE).is_file()
         assert "activations are computed twice" in (paths.stage_folder(name, stage) / "log.txt").read_text()
+    assert licences.leaks(name).empty, "no table and no executed notebook quotes text that may not be redistributed"
     assert not any("checkpoints" in file for stage in manifest.STAGES for file in manifest.read(name, stage)["outputs"])
 
 

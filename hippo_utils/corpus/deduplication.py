@@ -14,11 +14,13 @@ import pandas as pd
 
 from hippo_utils import chinese
 from hippo_utils.corpus import streams
+from hippo_utils.corpus.accounts import as_text
 from hippo_utils.records import SCHEMAS
 
 SHINGLE = 5        # characters; words would not do for Chinese, where a sentence has no spaces
 PERMUTATIONS = 128
 MISSED = 0.001     # share of the pairs exactly at the threshold that MinHash may overlook
+RIVALS = 4         # of a band, with which an instruction is compared: thousands share one template, and all their pairs would take days
 DROPPED = ["id", "source", "kept_id", "kept_source", "kind", "similarity"]
 
 
@@ -67,10 +69,12 @@ def sketch(batch: pd.DataFrame, threshold: float, seed: int) -> tuple[np.ndarray
     return hashes, keys
 
 
-def duplicates(batches: Iterable[pd.DataFrame], sketches: Iterable[tuple[np.ndarray, np.ndarray]], threshold: float) -> Iterable[tuple[pd.DataFrame, pd.DataFrame]]:
+def duplicates(batches: Iterable[pd.DataFrame], sketches: Iterable[tuple[np.ndarray, np.ndarray]], threshold: float, most: int | None = None
+               ) -> Iterable[tuple[pd.DataFrame, pd.DataFrame]]:
     """(kept, dropped) of every batch, in order: the first text of every cluster of exact or near duplicates is kept.
 
-    A pair counts only if its true Jaccard similarity of character 5-grams is at least `threshold`.
+    A pair counts only if its true Jaccard similarity of character 5-grams is at least `threshold`. With `most`, a text is compared
+    with that many earlier ones of each band only (the latest), so some near copies are missed.
     """
     hashes, keys = (np.concatenate(parts) for parts in zip(*sketches))
     copied = _shared(hashes[:, None])[:, 0]
@@ -87,7 +91,7 @@ def duplicates(batches: Iterable[pd.DataFrame], sketches: Iterable[tuple[np.ndar
             mine = buckets[position][buckets[position] >= 0].tolist()
             if mine:
                 grams = shingles(text)
-                rivals = {other for bucket in mine for other in members[bucket]}
+                rivals = {other for bucket in mine for other in members[bucket][-(most or 0):]}
                 best, other = max(((jaccard(grams, sets[other]), -other) for other in rivals), default=(0.0, 0))
                 if best >= threshold:
                     dropped.append((identity, source, *names[-other], "near", best))
@@ -127,6 +131,30 @@ def deduplicate_file(path: Path, kept: Path, *, threshold: float, seed: int, pro
             out.write(remaining)
             dropped.append(gone)
     return pd.concat([part for part in dropped if len(part)] or dropped[:1], ignore_index=True)
+
+
+def instructions_file(path: Path, *, threshold: float, seed: int, processes: int) -> pd.DataFrame:
+    """Leave exact copies (prompt and completion, case and spacing aside) out of a file of instruction records, within and across sources.
+
+    Returns the copies (columns as of `deduplicate`): kind "exact", which are gone, and "near, kept", which stay. A question that
+    comes with another answer is no exact copy. Of near copies at least those are named that RIVALS comparisons find.
+    """
+    parts = list(streams.over(path, processes, _sketch_instructions, threshold, seed))
+    if not parts:
+        return pd.DataFrame(columns=DROPPED)
+    hashes, keys = (np.concatenate(part) for part in zip(*parts))
+    names = streams.columns(path, ["id", "source"])
+    _, first, same = np.unique(hashes, return_index=True, return_inverse=True)
+    copy = first[same] != np.arange(len(hashes))
+    original = names.iloc[first[same][copy]]
+    exact = names[copy].assign(kept_id=original["id"].to_numpy(), kept_source=original["source"].to_numpy(), kind="exact", similarity=1.0)
+    streams.select(path, path, dict.fromkeys(exact["id"], 0), otherwise=1)
+    near = [gone.assign(kind="near, kept") for _, gone in duplicates(map(as_text, streams.batches(path)), [(hashes[~copy], keys[~copy])], threshold, RIVALS)]
+    return pd.concat([part for part in (exact, *near) if len(part)] or [pd.DataFrame(columns=DROPPED)], ignore_index=True)
+
+
+def _sketch_instructions(batch: pd.DataFrame, threshold: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    return sketch(as_text(batch), threshold, seed)
 
 
 def clusters(dropped: pd.DataFrame) -> pd.DataFrame:

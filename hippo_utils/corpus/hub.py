@@ -26,7 +26,7 @@ from hippo_utils.params import Corpus, derive_seed
 from hippo_utils.records import item_prompt
 
 CATALOGUE = Path(__file__).parent / "sources.yaml"
-LOCK = "lock.json"
+LOCK = paths.LOCK
 BATCH = 1000          # rows in memory at a time, of each process
 EXAMPLES = 200        # train rows that become development items, for few-shot prompts (ours)
 TEST_SHARE = 0.1      # of the consultations, kept from DPO to measure preference accuracy on (ours)
@@ -87,7 +87,7 @@ def source(name: str, kind: str) -> Source:
 
 def mirror(corpus: Corpus) -> Path:
     """The folder that holds the data sets, laid out by hub id."""
-    return (paths.home() / (corpus.data_root or "data")).resolve()
+    return paths.mirror(corpus.data_root)
 
 
 def files(source: Source, corpus: Corpus, patterns: list[str]) -> list[Path]:
@@ -321,13 +321,18 @@ def _usmle(source: Source, row: dict) -> dict:
 def _pubmedqa(source: Source, row: dict) -> dict:
     answer = row["final_decision"].strip().lower()
     if answer not in YES_NO_MAYBE:
-        raise ValueError(f"final_decision is {answer!r}, expected yes, no or maybe")
+        raise ValueError(f"final_decision is {_brief(answer)}, expected yes, no or maybe")
     return _exam(source, row["question"], YES_NO_MAYBE, YES_NO_MAYBE.index(answer), context=_abstract(row)) | {"key": str(row["pubid"])}
 
 
 def _icliniq(source: Source, row: dict) -> dict:
     answers = [" " + _said(row[name], name) for name in ("answer_icliniq", "answer_chatgpt", "answer_chatdoctor")]
     return {"prompt": f"Patient: {_said(row['input'], 'input')}\nDoctor:", "authors": ["clinician", "chatgpt", "chatdoctor"], "answers": answers}
+
+
+def _brief(value) -> str:
+    """A value as a reason may name it: reasons are shown, and a text that slipped into the wrong column may not be."""
+    return repr(value) if len(repr(value)) <= 12 else f"a text of {len(str(value))} characters"
 
 
 def _said(text: str, name: str) -> str:
@@ -347,7 +352,7 @@ def _lettered(row: dict) -> tuple[list[str], int]:
     """Options behind letters, those that are None dropped, and the place of the right one."""
     there = {letter: text for letter, text in sorted(row["options"].items()) if text is not None}
     if row["answer_idx"] not in there:
-        raise ValueError(f"answer_idx is {row['answer_idx']!r}, which is none of the options {', '.join(there) or '(there are none)'}")
+        raise ValueError(f"answer_idx is {_brief(row['answer_idx'])}, which is none of the options {', '.join(there) or '(there are none)'}")
     return list(there.values()), list(there).index(row["answer_idx"])
 
 

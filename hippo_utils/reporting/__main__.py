@@ -20,18 +20,19 @@ from hippo_utils.reporting import comparison, studies, summary
 def keep(run: str) -> None:
     """Copy the tables, figures and manifests of a finished run to figures/reference/<run>, with its page.
 
-    Of a study its own tables are kept, not those of its runs.
+    Of a study its own tables and figures are kept, not those of its runs.
     """
     from hippo_utils.reporting import page
     target = paths.REFERENCE / run
     if run in studies.names():
-        if not (tables := sorted(paths.figures(run).glob("table_*"))):
+        made = [file for file in sorted(paths.figures(run).glob("*")) if file.name.startswith(("table_", "fig_")) and file.suffix != ".pdf"]
+        if not made:
             raise manifest.StageError(f"{run} is not finished: run ./run_all.sh params/{run}.yaml first")
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
-        for file in tables:
+        for file in made:
             shutil.copy(file, target / file.name)
-        print(f"{paths.shown(target)}: {len(tables)} files")
+        print(f"{paths.shown(target)}: {len(made)} files")
         return
     made = {stage: manifest.read(run, stage) for stage in manifest.STAGES}
     if missing := [stage for stage, content in made.items() if content is None]:

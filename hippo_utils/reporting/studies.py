@@ -1,16 +1,19 @@
 """The runs of a study side by side: what is the same for every seed, and how far do the numbers spread?
 
 Runs are called <study>-<variant>; variants that differ only by a seed at the end of their name (llama_seed0, llama_seed1)
-are replicates of one setting. Reads the tables of the runs, writes figures/<study>/.
+are replicates of one setting. Reads the tables and predictions of the runs, writes figures/<study>/.
 """
 
 import re
 
 import pandas as pd
 
-from hippo_utils import manifest, paths
+from hippo_utils import manifest, paths, records
+from hippo_utils.evaluation import scoring
+from hippo_utils.params import derive_seed
 from hippo_utils.reporting import figures
 from hippo_utils.reporting.tables import DIGITS, markdown
+from hippo_utils.statistics import holm
 
 KEYS = ["setting", "stages", "benchmark", "group", "shots", "protocol"]
 
@@ -36,9 +39,12 @@ def collect(study: str, runs: list[str], table: str) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def spread(rows: pd.DataFrame, keys: list[str], value: str) -> pd.DataFrame:
-    """Over the replicates of each setting: how many, mean, standard deviation, smallest and largest value."""
-    return rows.groupby(keys, sort=False)[value].agg(runs="size", mean="mean", sd="std", min="min", max="max").reset_index()
+def spread(rows: pd.DataFrame, keys: list[str], value: str, low: str, high: str) -> pd.DataFrame:
+    """Over the replicates of each setting: how many, mean, standard deviation, smallest and largest value, and n, the items behind each
+    (the fewest). low and high are the 95 % interval of a setting's one run, or again the smallest and largest value of its replicates."""
+    found = rows.groupby(keys, sort=False).agg(runs=(value, "size"), mean=(value, "mean"), sd=(value, "std"), min=(value, "min"), max=(value, "max"),
+                                               n=("n", "min"), low=(low, "min"), high=(high, "max")).reset_index()
+    return found.assign(low=found["low"].where(found["runs"] == 1, found["min"]), high=found["high"].where(found["runs"] == 1, found["max"]))
 
 
 def judge_noise(study: str, runs: list[str]) -> pd.DataFrame:
@@ -58,6 +64,29 @@ def judge_noise(study: str, runs: list[str]) -> pd.DataFrame:
                          "low": gain["difference_low"], "high": gain["difference_high"]})
 
 
+def against_first(study: str, runs: list[str]) -> pd.DataFrame:
+    """Every setting against the first one on identical items, zero-shot: a row per setting, stage, benchmark (pools included) and group, as in
+    06's table_paired (paired bootstrap over clusters, exact McNemar, here Holm over the settings). Empty when settings have replicates
+    or the runs were examined on different items.
+    """
+    exams = {(manifest.read(run, "01_corpus") or {}).get("outputs", {}).get("items.parquet", {}).get("sha256") for run in runs}
+    if len({setting_of(run, study) for run in runs}) < len(runs) or len(exams) > 1:
+        return pd.DataFrame()
+    items = records.read("item", paths.stage_folder(runs[0], "01_corpus") / "items.parquet")
+    made, parts = manifest.read(runs[0], "06_ablations"), []
+    for run in runs:
+        found = records.read("prediction", paths.stage_folder(run, "05_evaluation") / "predictions.parquet")
+        asked = found[(found["protocol"] == "option_text") & (found["shots"] == 0)]
+        parts.append(scoring.with_all(scoring.with_pools(scoring.join(asked, items))).assign(setting=setting_of(run, study)))
+    answers, first, rows = pd.concat(parts, ignore_index=True), setting_of(runs[0], study), []
+    for (stages, benchmark, group), part in answers.groupby(["stages", "benchmark", "group"], sort=False):
+        for setting in part["setting"].unique()[1:]:
+            rows.append({"setting": setting, "compared_with": first, "stages": stages, "benchmark": benchmark, "group": group}
+                        | scoring.difference(part, part["setting"] == first, part["setting"] == setting, derive_seed(made["seed"], "settings"), made["parameters"]["ablations"]["resamples"]))
+    table = pd.DataFrame(rows)
+    return table.assign(p_holm=table.groupby(["stages", "benchmark", "group"])["p_mcnemar"].transform(lambda p: holm(p.to_numpy())))
+
+
 def for_figure(accuracies: pd.DataFrame) -> pd.DataFrame:
     """One bar per group, setting and stage: zero-shot accuracy on the pooled knowledge items (else on the benchmark with most items).
 
@@ -73,16 +102,18 @@ def for_figure(accuracies: pd.DataFrame) -> pd.DataFrame:
 
 
 def report(study: str, runs: list[str]) -> None:
-    """Write table_spread (accuracies), table_steps (paired differences), table_claims, table_preferences, fig_study and, if its judges differ,
+    """Write table_spread (accuracies), table_steps (paired differences of stages), where it can be table_settings (of settings), table_claims, table_preferences, fig_study and, if its judges differ,
     fig_judge_noise of a study, and print what holds in how many runs."""
     folder = paths.figures(study)
     folder.mkdir(parents=True, exist_ok=True)
     accuracies = collect(study, runs, "pooled")
     claims = collect(study, runs, "claims")
     preferences = collect(study, runs, "preferences")
-    steps = spread(collect(study, runs, "paired"), ["setting", "stages", "protocol", "compared_with", "benchmark", "group"], "difference")
-    made = {"spread": spread(accuracies, KEYS, "accuracy"), "steps": steps, "claims": claims[["setting", "run", "claim", "n", "value", "low", "high", "holds"]],
-            "preferences": spread(preferences, ["setting", "kind", "measure"], "difference")}
+    steps = spread(collect(study, runs, "paired"), ["setting", "stages", "protocol", "compared_with", "benchmark", "group"], "difference", "difference_low", "difference_high")
+    made = {"spread": spread(accuracies, KEYS, "accuracy", "ci_low", "ci_high"), "steps": steps, "claims": claims[["setting", "run", "claim", "n", "value", "low", "high", "holds"]],
+            "preferences": spread(preferences, ["setting", "kind", "measure"], "difference", "difference_low", "difference_high")}
+    if len(against := against_first(study, runs)):
+        made["settings"] = against
     for name, table in made.items():
         table.to_csv(folder / f"table_{name}.csv", index=False, float_format=DIGITS, lineterminator="\n")
         (folder / f"table_{name}.md").write_text(markdown(table) + "\nNot for clinical use.\n", encoding="utf-8")

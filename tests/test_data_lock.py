@@ -1,0 +1,42 @@
+"""The lock of the data sets is part of what 01 was made from: other files behind the same params file make it due."""
+
+import json
+
+import pytest
+from miniatures.make import mirror
+
+from hippo_utils import manifest, params
+from hippo_utils.corpus import hub
+
+
+@pytest.fixture
+def settings(home, tmp_path, monkeypatch):
+    """A paper run over a mirror, with its 01 finished."""
+    monkeypatch.setattr(manifest, "_limit_threads", lambda threads: None)
+    settings = params.load("hippo_llama", [f"corpus.data_root={mirror(tmp_path / 'mirror')}"])
+    hub.fetch(settings.corpus, say=lambda words: None)
+    manifest.begin("01_corpus", settings).finish()
+    return settings
+
+
+def test_another_revision_or_file_makes_01_due_and_the_same_lock_does_not(settings):
+    assert manifest.reasons(settings, "01_corpus") == []
+    hub.fetch(settings.corpus, say=lambda words: None)
+    assert manifest.reasons(settings, "01_corpus") == [], "fetched again, nothing changed"
+    file = hub.mirror(settings.corpus) / "lock.json"
+    lock = json.loads(file.read_text())
+    lock["zhengyun21/PMC-Patients"]["revision"] = "0" * 40
+    file.write_text(json.dumps(lock))
+    assert manifest.reasons(settings, "01_corpus") == ["the lock of its data sets changed"]
+    file.unlink()
+    assert manifest.reasons(settings, "01_corpus") == ["the lock of its data sets changed"]
+
+
+def test_two_mirrors_make_two_plans_and_later_stages_follow(settings):
+    before = {stage: manifest.plan_key(settings, stage) for stage in manifest.STAGES}
+    (hub.mirror(settings.corpus) / "lock.json").write_text("{}")
+    assert not [stage for stage in manifest.STAGES if manifest.plan_key(settings, stage) == before[stage]], "so that nothing is shared between them"
+
+
+def test_a_mini_run_asks_for_no_lock(home):
+    assert "data" not in manifest.plan(params.load("mini_llama"), "01_corpus")
