@@ -28,7 +28,7 @@ if getattr(sys.modules.get("sitecustomize"), "__file__", None) != str(GUARD / "s
     _spec = importlib.util.spec_from_file_location("network_guard", GUARD / "sitecustomize.py")
     _spec.loader.exec_module(importlib.util.module_from_spec(_spec))
 
-COSTLY = ("tiny_run", "toy_template", "one_thread")  # fixtures of the tests that take longest
+COSTLY = ("tiny_run", "hypnos_run", "toy_template", "one_thread")  # fixtures of the tests that take longest
 
 
 @pytest.hookimpl(tryfirst=True)
