@@ -170,3 +170,9 @@ def test_private_cases_are_never_shown_and_a_quotation_is_found_before_publishin
         assert set(licences.leaks("hypnos")["source"]) == {"private_cases"}
         file.unlink()
         manifest.write_json({"x": 1}, page)
+
+
+def test_what_the_mini_world_asks_may_be_shown_though_a_real_benchmark_has_its_name():
+    frame = pd.DataFrame({"benchmark": ["anecq", "medmcqa", "private_cases"], "question": ["甲", "乙", "丙"]})
+    assert licences.shown(frame, "question", by="benchmark", world="anesthesia")["question"].tolist()[:2] == ["甲", "乙"]
+    assert licences.public("丙", "private_cases", "anesthesia") != "丙" and licences.shown(frame, "question", by="benchmark")["question"].str.startswith("[not shown").all()

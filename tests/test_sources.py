@@ -197,7 +197,7 @@ def test_a_mirror_is_locked_and_a_changed_file_is_refused(own, capsys):
     assert command.main(["fetch", "hippo_llama", "--set", f"corpus.data_root={own}"]) == 0
     lock = json.loads((own / hub.LOCK).read_text())
     assert lock["epfl-llm/guidelines"]["files"]["open_guidelines.jsonl"]["sha256"] == manifest.file_hash(own / GUIDELINES)
-    assert set(lock) == {source.hub for source in hub.catalogue().values()}
+    assert set(lock) == {source.hub for source in hub.used(LLAMA.corpus)}
     read("guidelines", own)
     (own / GUIDELINES).write_text((own / GUIDELINES).read_text().replace("twice", "never", 1))
     with pytest.raises(StageError, match="guidelines: .* is not the file that lock.json names .*fetch PARAMS"):

@@ -31,20 +31,20 @@ def check(corpus: Corpus) -> None:
                          "hippo_utils/corpus/sources.yaml says of their rights and add the labels")
 
 
-def redistributable(source: str) -> bool:
-    """Whether text of a source (or benchmark) may be shown; the mini world's may, a hospital's own cases never."""
+def redistributable(source: str, world=None) -> bool:
+    """Whether text of a source (or benchmark) may be shown: the mini world's may (its exams have the names of the papers' benchmarks), a hospital's own cases never."""
     found = catalogue().get(source)
-    return source != PRIVATE and (found is None or found.redistribute)
+    return source != PRIVATE and (world is not None or found is None or found.redistribute)
 
 
-def public(text: str, source: str) -> str:
-    """A text to be shown, or a note in its place."""
-    return text if redistributable(source) else HIDDEN.format(source=source)
+def public(text: str, source: str, world=None) -> str:
+    """A text to be shown, or a note in its place. `world`: the mini world that it is from, if it is."""
+    return text if redistributable(source, world) else HIDDEN.format(source=source)
 
 
-def shown(frame: pd.DataFrame, *columns: str, by: str = "source") -> pd.DataFrame:
+def shown(frame: pd.DataFrame, *columns: str, by: str = "source", world=None) -> pd.DataFrame:
     """A table to be shown: text `columns` of rows whose source (or `by`) may not be redistributed are replaced by a note."""
-    hidden = ~frame[by].map(redistributable).astype(bool)
+    hidden = ~frame[by].map(lambda source: redistributable(source, world)).astype(bool)
     return frame.assign(**{column: frame[column].mask(hidden, [HIDDEN.format(source=name) for name in frame[by]]) for column in columns})
 
 
@@ -75,6 +75,8 @@ def leaks(run: str) -> pd.DataFrame:
     files += sorted(paths.outputs(run).glob("*/*.ipynb"))
     if not files:
         raise StageError(f"there is nothing of run {run} to publish: neither {paths.shown(paths.figures(run))} nor executed notebooks")
+    made = paths.manifest(run, "01_corpus")
+    world = json.loads(made.read_text(encoding="utf-8"))["parameters"]["corpus"]["world"] if made.is_file() else None
     published = pd.DataFrame({"id": [paths.shown(file) for file in files], "context": "", "question": [_said(file) for file in files]})
     questions = contamination.index(published, RUN_OF_WORDS)
     found = []
@@ -82,7 +84,7 @@ def leaks(run: str) -> pd.DataFrame:
         file = paths.stage_folder(run, "01_corpus") / f"{name}.parquet"
         for batch in streams.batches(file) if file.is_file() else ():
             texts = {"items": _of_items, "questions": _of_questions}.get(name, as_text)(batch)
-            hidden = texts[~texts["source"].map(redistributable).astype(bool)].reset_index(drop=True)
+            hidden = texts[~texts["source"].map(lambda source: redistributable(source, world)).astype(bool)].reset_index(drop=True)
             hits = contamination.scores(hidden, questions)
             found.append(pd.DataFrame({"file": published["id"].to_numpy()[hits["item"]], "source": hidden["source"].to_numpy()[hits["text"]], "share": hits["score"]}))
     table = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["file", "source", "share"])
