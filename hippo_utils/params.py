@@ -34,13 +34,13 @@ Number = Annotated[float, BeforeValidator(_number)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Positive = Annotated[Number, Field(gt=0)]
-HYPNOS_BENCHMARKS = ("anecq", "aneqa", "anerc")
+HYPNOS_BENCHMARKS = ("anecq", "aneqa", "anerc", "private_cases")
 HypnosStage = Literal["general", "specific", "general+specific", "general+unfiltered", "general+same", "general+random", "mixed"]
 StageName = Literal["base", "CP", "SFT", "CP+SFT", "CP+SFT+DPO", "general", "specific", "general+specific", "general+unfiltered",
                     "general+same", "general+random", "mixed"]
 ProtocolName = Annotated[str, Field(pattern=r"^(option_text|step_by_step|letter|generate)(\+(permuted|chat|paper_examples))*$")]
 StageFolder = Literal["01_corpus", "02_pretraining", "03_instruction", "04_preference", "05_evaluation", "06_ablations", "07_calibration"]
-BenchmarkName = Literal["medmcqa", "medqa", "pubmedqa", "usmle_step1", "usmle_step2", "usmle_step3", "anecq", "aneqa", "anerc"]
+BenchmarkName = Literal["medmcqa", "medqa", "pubmedqa", "usmle_step1", "usmle_step2", "usmle_step3", "anecq", "aneqa", "anerc", "private_cases"]
 
 
 class ParamsError(ValueError):
@@ -66,6 +66,7 @@ class Corpus(Section):
     candidates: dict[str, Count | None]
     mixture: dict[str, Annotated[Number, Field(ge=0)]] = Field(default={}, description="how often continued pre-training takes each document of a source: 0.5 a random half, 0 none (default 1)")
     benchmarks: list[BenchmarkName]
+    private_cases: str | None = Field(None, description="local folder (or file) of a hospital's own cases: JSONL or CSV with case and reference; the benchmark private_cases, shown nowhere")
     dirt: Share = Field(0.0, description="share of mini documents that get dirt for the cleaning step to find")
     licences: list[str] = Field(default=["CC0-1.0", "CC-BY-4.0", "MIT", "Apache-2.0"], description="labels of the licences that this run may train on")
     quarantine_share: Share = Field(0.02, description="rows of a data set that may be unusable before the run stops")
@@ -87,6 +88,8 @@ class Corpus(Section):
         for part, names, known in (("mixture", self.mixture, self.documents), ("decontaminate", self.decontaminate, {**self.documents, **self.instructions, **self.candidates})):
             if unknown := sorted(set(names) - set(known)):
                 raise ValueError(f"{part} names {unknown}, which this run does not read; it reads {', '.join(sorted(known))}")
+        if ("private_cases" in self.benchmarks) != (self.private_cases is not None):
+            raise ValueError("private_cases (the folder) and the benchmark private_cases belong together: name both or neither")
         return self
 
 
