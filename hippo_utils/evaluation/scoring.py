@@ -78,13 +78,26 @@ def against(joined: pd.DataFrame, others: tuple[str, ...], *, shots: int, seed: 
     """Hypnos' method against each of `others` on the same items by option text, per benchmark and group: `ladder`, with both accuracies
     (columns accuracy, accuracy_other) beside the difference and Holm over the others. Those that were not evaluated are left out."""
     table = ladder(joined, [(METHOD, "option_text", other) for other in others], shots=shots, seed=seed, resamples=resamples)
-    table = table[~table["benchmark"].isin([POOLED, TWO_STEP])].drop(columns="protocol").reset_index(drop=True)
+    table = table[~table["benchmark"].isin([POOLED, TWO_STEP])].reset_index(drop=True)
     share = accuracies(joined[(joined["protocol"] == "option_text") & (joined["shots"] == shots)]).set_index(["stages", "benchmark", "group"])["accuracy"]
     for place, (column, name) in enumerate((("accuracy", "stages"), ("accuracy_other", "compared_with")), list(table).index("n") + 1):
         table.insert(place, column, [share[key] for key in zip(table[name], table["benchmark"], table["group"])])
     for _, part in table.groupby(["benchmark", "group"], sort=False):
         table.loc[part.index, "p_holm"] = holm(part["p_mcnemar"].to_numpy(float))
     return table
+
+
+def arms(joined: pd.DataFrame, *, shots: int, chance: float) -> pd.DataFrame:
+    """Long form for fig_filters: panel, group, stages, n, accuracy, low, high (Wilson), chance; the pool of all groups is left out."""
+    share = accuracies(joined[(joined["protocol"] == "option_text") & (joined["shots"] == shots)]).rename(columns={"ci_low": "low", "ci_high": "high"})
+    share = share[(share["group"] != "all") | (set(share["group"]) == {"all"})]
+    panels = {"The filter: general medicine, then …": (METHOD, *FILTERS), "The order of training": ("general", METHOD, *CURRICULA)}
+    return pd.concat([share[share["stages"].isin(names)].assign(panel=panel, chance=chance) for panel, names in panels.items()], ignore_index=True)
+
+
+def chance(items: pd.DataFrame) -> float:
+    """The share that guessing without looking gets right of the test items."""
+    return float((1 / items[items["split"] == "test"]["options"].str.len()).mean())
 
 
 def final(stages: list[str]) -> str:
