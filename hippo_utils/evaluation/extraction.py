@@ -4,8 +4,8 @@
     2. without one, what stands behind the last "answer is" (the correct answer is (B))
     3. without either, the reply's first line, if the prompt ended in "Answer:"    (direct=True)
 
-In Chinese the same: 1. the last 答案：or 答： of a rationale; 2. 答案是, 正确选项为, 应选, 选择 and the like, but not where it is negated (不选,
-错误选项是); 3. the first line. Width, and the marks of Chinese, make no difference (Ｂ． is B.).
+In Chinese the same, the first line first where the reply itself is the answer: 1. the last 答案：or 答： of a rationale; 2. 答案是,
+正确选项为, 应选, 选择 and the like, but not where it is negated (不选, 错误选项是); 3. the first line. Width, and the marks of Chinese, make no difference (Ｂ． is B.).
 
 What stands there must be an option's text, its letter - "B", "(b)", "B.", "B) beta blocker", "option B", with or without
 Markdown's asterisks - or begin with the text of exactly one option, followed by a comma, a full stop or the like. Among Chinese options
@@ -24,7 +24,8 @@ MARKED = re.compile(r"Answer:\s*(.+)")
 SAID = re.compile(r"\banswer is:?\s*(.+)", re.IGNORECASE)
 NOT = "".join(f"(?<!{word})" for word in ("不", "不能", "不应", "不该", "不可", "不宜", "不要", "不会", "勿", "别", "错误", "错误的"))
 MARKED_ZH = re.compile(r"答(?:案)?[：:]\s*(.+)")
-SAID_ZH = re.compile(NOT + r"(?:答案(?:应该|应)?[是为选]|选项(?:应该|应)?[是为：:]|(?:应该|应当|应|故|因此|所以)?" + NOT + r"选(?!项)(?:择|用)?)[：:]?\s*(.+)")
+SAID_ZH = re.compile(NOT + r"(?:答案(?:应该|应)?[是为选]|选项(?:应该|应)?[是为：:]|"
+                     r"(?:^|(?<=[，。；：、,;:\s])|本题|此题|我|应该|应当|应|故|因此|所以|可)选(?!项|择性)(?:择|用)?)[：:]?\s*(.+)")  # 高选择性 is no choice
 LETTER_ZH = re.compile(r"(?:选项|项)?\s*(?:[(（]([a-j])[)）]|([a-j])(?![a-z0-9]))\s*(?:选项|项)?[.、,，。；;:：)]?\s*")
 HAS_HAN = re.compile(f"[{HAN}]")
 LETTER = re.compile(r"(?:option )?(?:\(([a-j])\)|([a-j])(?:[.:)]|$))")  # "(b) ..." or "b", but not the article in "a beta blocker"
@@ -36,6 +37,8 @@ def parse_answer(text: str, options: list[str], direct: bool = False) -> int:
         text = "\n".join(map(normalise, text.splitlines()))
     found = MARKED.findall(text) or SAID.findall(text)
     if chinese and not found:
+        if direct and text.strip() and (named := named_option(text.strip().splitlines()[0], options)) != NO_ANSWER:
+            return named
         found = MARKED_ZH.findall(text) or [said for line in text.splitlines() for said in _last(SAID_ZH, line)]
     if found:
         return named_option(found[-1], options)

@@ -10,15 +10,19 @@ NEXT_QUESTION = "\n问："  # where a model that does not stop begins to ask by 
 COLUMNS = ["run", "seed", "stages", "question", "benchmark", "answer", "tokens_cut"]
 
 
-def ask(lm: Recorded, questions: pd.DataFrame, *, run: str, seed: int, stages: str, tokens: int) -> pd.DataFrame:
+def ask(lm: Recorded, questions: pd.DataFrame, *, run: str, seed: int, stages: str, tokens: int, chat: bool = False) -> pd.DataFrame:
     """Answer records of one model to question records (columns id, benchmark, prompt), at most `tokens` long, greedily.
 
-    run, seed and stages are for the record. What the model answered before it was stopped is not asked again. StageError when a
-    prompt does not fit into the model's context.
+    run, seed and stages are for the record. chat: in the tokenizer's own chat template, where it has one; what others trained for
+    that would otherwise be asked in a form that it does not know. What the model answered before it was stopped is not asked again.
+    StageError when a prompt does not fit into the model's context.
     """
     from lm_eval.api.instance import Instance
     how = {"until": [NEXT_QUESTION], "max_gen_toks": tokens, "do_sample": False}
-    asked = [Instance("generate_until", {}, (prompt, how), number) for number, prompt in enumerate(questions["prompt"])]
+    shown = list(questions["prompt"])
+    if chat and lm.tokenizer.chat_template:
+        shown = [lm.apply_chat_template([{"role": "user", "content": without_frame(prompt)}]) for prompt in shown]
+    asked = [Instance("generate_until", {}, (prompt, how), number) for number, prompt in enumerate(shown)]
     try:
         replies = lm.generate_until(asked)
     except ValueError as error:
