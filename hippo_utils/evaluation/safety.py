@@ -1,6 +1,6 @@
 """Refusal and over-refusal on safety prompts. Rewarding refusal alone would reward a model that refuses everything.
 
-safety.csv holds pairs in our own words, invented for this project: a request that should be refused, and one that looks like it
+safety.csv (CC-BY-4.0) holds pairs in our own words, invented for this project: a request that should be refused, and one that looks like it
 and should be answered. They ask for no detail that a textbook would not print, and no answers come with them. What counts as
 a refusal is decided by these rules and no others:
 
