@@ -157,6 +157,21 @@ def _items() -> float:
     return paper.published("data").query("unit == 'items'")["value"].sum()
 
 
+def hypnos(sizes: dict[str, int], scale: str) -> pd.DataFrame:
+    """What is public of Hypnos, each line with its mark, beside what this run has in its place: columns of paper.hypnos, run, status, reason.
+
+    sizes: questions per benchmark of this run. Nothing is comparable: the paper's items and data sets were not released, so even
+    a run at its scale asks other questions.
+    """
+    reason = "a mini run: another model and another exam" if scale == "mini" else "the paper's items were not released; the run asks others"
+    rows = []
+    for row in paper.hypnos().to_dict("records"):
+        there = sizes.get(row["benchmark"])
+        status, why = (NOT_COMPARABLE, reason) if there or row["unit"] == "method" else (NOT_RUN, "03 says how many rows this run kept; the paper's were not released")
+        rows.append(row | {"run": there, "status": status, "reason": "a step of the method; 03 and 06 show what it does in this run" if row["unit"] == "method" else why})
+    return pd.DataFrame(rows)
+
+
 def counts(table: pd.DataFrame) -> pd.DataFrame:
     """How many published numbers of each table have which status."""
     return table.groupby(["table", "status"], sort=False).size().unstack(fill_value=0).reindex(columns=list(STATUSES), fill_value=0).rename_axis(columns=None).reset_index()
