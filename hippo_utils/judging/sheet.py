@@ -70,6 +70,11 @@ def blind(answers: pd.DataFrame, *, count: int, seed: int) -> tuple[pd.DataFrame
     return made.reset_index(drop=True), {code: model for model, code in sorted(codes.items(), key=lambda item: item[1])}
 
 
+def codes(ids: pd.Series) -> pd.Series:
+    """The system's code that stands in each id of `blind`."""
+    return ids.str.rsplit("/", n=1).str[-1]
+
+
 def by_model(raters: dict[str, pd.DataFrame], models: dict[str, str], scales: Scales, *, seed: int, resamples: int = 2000) -> pd.DataFrame:
     """What the raters said of each model: stages, scale, n ratings, mean (harm: the share of yes; severity: 1 to 3 where there is
     harm), 95 % interval over questions. Repeated rows count once."""
