@@ -21,7 +21,7 @@ for (const table of document.querySelectorAll("table[data-filter]")) {
   heads.forEach((head, column) => {
     if (head.className === "n" && head.textContent !== "shots") return;  // measured numbers are looked at, not chosen by
     const values = [...new Set(rows.map(row => row.cells[column].textContent))];
-    if (values.length < 2 || values.length > 12 || values.length > rows.length / 2) return;
+    if (values.length < 2 || values.length > (head.className === "long" ? 12 : 50) || values.length > rows.length / 2) return;
     const choice = document.createElement("select");
     choice.append(new Option("all", ""), ...values.map((value, index) => new Option(value || "(empty)", index + 1)));
     add(head.textContent, choice, row => !choice.value || row.cells[column].textContent === values[choice.value - 1]);
