@@ -60,3 +60,11 @@ def test_thousands_of_rows_of_one_template_are_not_all_compared_with_each_other(
 def test_the_paper_runs_leave_copies_out_and_the_mini_runs_are_as_they_were():
     assert {name: params.load(name).corpus.deduplicate_instructions for name in ("hippo_llama", "hippo_mistral", "colab_t4", "mini_llama", "mini_mistral")} == {
         "hippo_llama": True, "hippo_mistral": True, "colab_t4": True, "mini_llama": False, "mini_mistral": False}
+
+
+def test_a_set_without_rows_has_an_empty_account(tmp_path, monkeypatch):
+    """As the general text of a run that brings its base."""
+    monkeypatch.setattr(accounts.tokenizer, "load", lambda folder: None)
+    monkeypatch.setattr(accounts.tokenizer, "lengths", lambda texts, loaded: [1 for _ in texts])
+    records.write("document", pd.DataFrame(columns=records.SCHEMAS["document"].names), tmp_path / "general.parquet")
+    assert accounts.account_file(tmp_path / "general.parquet", "", "general (base)", 1).empty
