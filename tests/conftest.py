@@ -83,7 +83,12 @@ class Project:
     def __call__(self, *arguments: str, code: int = 0) -> str:
         """Run the runner; what it printed (both streams), after checking its exit code."""
         process = self.start(*arguments)
-        out, error = process.communicate(timeout=600)
+        try:
+            out, error = process.communicate(timeout=800)  # a whole tiny run takes two minutes where nothing else runs
+        except subprocess.TimeoutExpired:
+            process.terminate()  # it ends its notebooks
+            process.communicate()
+            raise
         assert process.returncode == code, f"exit code {process.returncode} instead of {code}\n{out}\n{error}"
         return out + error
 
