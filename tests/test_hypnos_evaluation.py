@@ -9,7 +9,7 @@ import pytest
 from judge_server import best_of, serving
 from test_evaluation_protocols import Scripted
 
-from hippo_utils import params, records
+from hippo_utils import params, paths, records
 from hippo_utils.evaluation import answers, extraction, harness, open_ended, safety, scoring
 from hippo_utils.evaluation.responses import Recorded
 from hippo_utils.judging import free_answers, sheet, verdicts
@@ -387,6 +387,19 @@ def test_a_mistake_in_the_section_of_free_answers_is_one_sentence(setting, words
     with pytest.raises(ParamsError, match=words) as error:
         params.load("tiny_hypnos", [setting])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("model, refused", [("writer-b", True), ("reader", False)])
+def test_the_judge_is_none_of_the_models_that_wrote_or_filtered(model, refused):
+    content = params._extended(params.read_yaml(paths.PARAMS / "tiny_hypnos.yaml"), "x")
+    content["pretraining"]["generators"] = {}
+    content["instruction"]["selfinstruct"]["endpoints"] = {name: {"model": f"writer-{name}"} for name in ("a", "b")}
+    content["evaluation"]["open_ended"] |= {"judge": "endpoint", "endpoint": {"model": model}}
+    if refused:
+        with pytest.raises(ParamsError, match="a judge must be none of these"):
+            params.resolve(content)
+    else:
+        assert params.resolve(content).evaluation.open_ended.endpoint.model == model
 
 
 def test_hippocrates_has_no_free_answers():
