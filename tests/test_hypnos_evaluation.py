@@ -66,6 +66,15 @@ def test_examples_stand_before_the_question_in_the_same_form():
     assert all(block.rpartition("答：")[2] in right for block in blocks[:2])
 
 
+@pytest.mark.parametrize("protocol", ["step_by_step", "rationale", "self_consistency"])
+def test_steps_are_asked_for_in_chinese(protocol):
+    lm = Scripted(says=lambda prompt: f"先想一想。\n答案：{prompt.splitlines()[2][3:]}")
+    with harness.tasks(items(), ["anecq"], protocol, 0, 2) as tasks:
+        made = harness.answers(Recorded(lm), tasks, shots=0, protocol=protocol, samples=2, **RECORD)
+    assert all(arguments[0].startswith("请一步一步思考") and "\n问：" in arguments[0] for arguments in lm.asked)
+    assert protocol == "step_by_step" or (made["prediction"] == 0).all()
+
+
 @pytest.mark.parametrize("reply, option", [
     ("阿托品。", 0), ("B", 1), ("Ｂ．", 1), ("（B）", 1), ("B、新斯的明", 1), ("B新斯的明。", 1), ("B项", 1), ("选项D", 3), ("**B**", 1), ("0.1ｍｇ／ｋｇ", 3),
     ("选B", 1), ("应选择C。", 2), ("故本题选B。", 1), ("答案是B。", 1), ("正确答案为：B", 1), ("因为肌松，答案是新斯的明。", 1), ("首先选A，但答案选D", 3),
