@@ -9,7 +9,7 @@ import pytest
 from judge_server import best_of, serving
 from test_evaluation_protocols import Scripted
 
-from hippo_utils import params, records
+from hippo_utils import params, paths, records
 from hippo_utils.evaluation import answers, extraction, harness, open_ended, safety, scoring
 from hippo_utils.evaluation.responses import Recorded
 from hippo_utils.judging import free_answers, sheet, verdicts
@@ -64,6 +64,15 @@ def test_examples_stand_before_the_question_in_the_same_form():
     assert len(blocks) == 3 and all(block.startswith("问：") and "\n答：" in block for block in blocks)
     right = {row["options"][row["answer"]] for _, row in items()[items()["split"] == "development"].iterrows()}
     assert all(block.rpartition("答：")[2] in right for block in blocks[:2])
+
+
+@pytest.mark.parametrize("protocol", ["step_by_step", "rationale", "self_consistency"])
+def test_steps_are_asked_for_in_chinese(protocol):
+    lm = Scripted(says=lambda prompt: f"先想一想。\n答案：{prompt.splitlines()[2][3:]}")
+    with harness.tasks(items(), ["anecq"], protocol, 0, 2) as tasks:
+        made = harness.answers(Recorded(lm), tasks, shots=0, protocol=protocol, samples=2, **RECORD)
+    assert all(arguments[0].startswith("请一步一步思考") and "\n问：" in arguments[0] for arguments in lm.asked)
+    assert protocol == "step_by_step" or (made["prediction"] == 0).all()
 
 
 @pytest.mark.parametrize("reply, option", [
@@ -372,7 +381,7 @@ def test_nothing_published_of_hypnos_is_comparable():
     assert set(published["mark"]) == {"public summary", "public card", "confirmed (abstract)"} and {193000, 217000, 8000000} <= set(published["value"])
     for scale in ("mini", "paper"):
         table = claims.hypnos({"anecq": 5900, "aneqa": 12}, scale)
-        assert set(table["status"]) == {"not comparable", "not run"} and table.set_index("benchmark").loc["anecq", "run"] == 5900
+        assert set(table["status"]) == {"not comparable"} and table.set_index("benchmark").loc["anecq", "run"] == 5900
     assert paper.items("hippocrates")["medqa"] == 1273
 
 
@@ -387,6 +396,19 @@ def test_a_mistake_in_the_section_of_free_answers_is_one_sentence(setting, words
     with pytest.raises(ParamsError, match=words) as error:
         params.load("tiny_hypnos", [setting])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("model, refused", [("writer-b", True), ("reader", False)])
+def test_the_judge_is_none_of_the_models_that_wrote_or_filtered(model, refused):
+    content = params._extended(params.read_yaml(paths.PARAMS / "tiny_hypnos.yaml"), "x")
+    content["pretraining"]["generators"] = {}
+    content["instruction"]["selfinstruct"]["endpoints"] = {name: {"model": f"writer-{name}"} for name in ("a", "b")}
+    content["evaluation"]["open_ended"] |= {"judge": "endpoint", "endpoint": {"model": model}}
+    if refused:
+        with pytest.raises(ParamsError, match="a judge must be none of these"):
+            params.resolve(content)
+    else:
+        assert params.resolve(content).evaluation.open_ended.endpoint.model == model
 
 
 def test_hippocrates_has_no_free_answers():

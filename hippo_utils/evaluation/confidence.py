@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hippo_utils.evaluation import calibration
-from hippo_utils.evaluation.scoring import in_order
+from hippo_utils.evaluation.scoring import final, in_order
 from hippo_utils.statistics import Interval, bootstrap, cluster_codes, percentile_ends, resample_counts, wilson
 
 GRID = np.linspace(0.0, 1.0, 101)
@@ -322,7 +322,7 @@ def _self_calibrated(table: pd.DataFrame) -> tuple[str, str, str, str]:
 
 
 def conclusions(settings: pd.DataFrame, groups: pd.DataFrame, repaired: pd.DataFrame, covered: pd.DataFrame, *, shots: int) -> list[str]:
-    """What this run says about its confidence, each as one sentence with its numbers: stage by stage, then of the last stage.
+    """What this run says about its confidence, each as one sentence with its numbers: stage by stage, then of the model that the paper arrives at.
 
     settings: `table` of all settings, of which option text, raw, `shots` is the main one; groups: `by`
     group; repaired: `recalibrated`; covered: `conformal`.
@@ -344,17 +344,18 @@ def conclusions(settings: pd.DataFrame, groups: pd.DataFrame, repaired: pd.DataF
             lines.append(f"{row['stages']}: a temperature of {new['temperature']:.3g}, fitted on other items, takes the NLL from {new['nll_before']:.2f} to {new['nll_after']:.2f} "
                          f"(change {new['nll_change_low']:+.2f} to {new['nll_change_high']:+.2f}), the ECE from {new['ece_before']:.3f} to {new['ece_after']:.3f} "
                          f"({new['ece_after_low']:.3f} to {new['ece_after_high']:.3f}) and mean confidence to {new['mean_confidence_after']:.0%}; not one prediction changes.")
-    last = groups[groups["stages"] == overall["stages"].iloc[-1]]
+    arrived = final(list(overall["stages"]))
+    last = groups[groups["stages"] == arrived]
     if len(last) > 1:
         worst = last.loc[last["over_confidence"].idxmax()]
         lines.append(f"{worst['stages']}: most over-confident on {worst['group'].replace('_', '-')} items, where it says {worst['mean_confidence']:.0%} and is right in "
                      f"{worst['accuracy']:.0%} ({worst['accuracy_low']:.0%} to {worst['accuracy_high']:.0%}, n = {worst['n']}).")
-    for row in covered[covered["by"] == "all"].groupby("stages", sort=False).tail(1).tail(1).to_dict("records"):
+    for row in covered[(covered["by"] == "all") & (covered["stages"] == arrived)].tail(1).to_dict("records"):
         subjects = covered[(covered["by"] == "subject") & (covered["stages"] == row["stages"]) & (covered["promised"] == row["promised"])]
         worst = f"; by subject between {subjects['coverage'].min():.0%} and {subjects['coverage'].max():.0%}, because the promise is for all items together" if len(subjects) else ""
         lines.append(f"{row['stages']}: sets that promise {row['promised']:.0%} hold the answer in {row['coverage']:.1%} ({row['coverage_low']:.1%} to {row['coverage_high']:.1%}) "
                      f"with {row['set_size']:.2f} of {row['options']:.2f} options{worst}.")
-    last = overall[overall["stages"] == overall["stages"].iloc[-1]]
+    last = overall[overall["stages"] == arrived]
     if len(last) > 1:
         low, high = last.loc[last["ece"].idxmin()], last.loc[last["ece"].idxmax()]
         lines.append(f"{low['stages']}, the same weights under {len(last)} settings: ECE from {low['ece']:.3f} ({setting_name(low)}) to {high['ece']:.3f} ({setting_name(high)}), "

@@ -167,16 +167,13 @@ def _items() -> float:
 def hypnos(sizes: dict[str, int], scale: str) -> pd.DataFrame:
     """What is public of Hypnos, each line with its mark, beside what this run has in its place: columns of paper.hypnos, run, status, reason.
 
-    sizes: questions per benchmark of this run. Nothing is comparable: the paper's items and data sets were not released, so even
-    a run at its scale asks other questions.
+    sizes: questions per benchmark that this run asked. Nothing is comparable: the paper's items and rows were not released, so even
+    a run at its scale reads and asks others.
     """
-    reason = "a mini run: another model and another exam" if scale == "mini" else "the paper's items were not released; the run asks others"
-    rows = []
-    for row in paper.hypnos().to_dict("records"):
-        there = sizes.get(row["benchmark"])
-        status, why = (NOT_COMPARABLE, reason) if there or row["unit"] == "method" else (NOT_RUN, "03 says how many rows this run kept; the paper's were not released")
-        rows.append(row | {"run": there, "status": status, "reason": "a step of the method; 03 and 06 show what it does in this run" if row["unit"] == "method" else why})
-    return pd.DataFrame(rows)
+    reason = "a mini run: another model and another exam" if scale == "mini" else "the paper's items and rows were not released; the run has others"
+    table = paper.hypnos()
+    method = table["unit"] == "method"
+    return table.assign(run=table["benchmark"].map(sizes), status=NOT_COMPARABLE, reason=np.where(method, "a step of the method; 03 and 06 show what it does in this run", reason))
 
 
 def counts(table: pd.DataFrame) -> pd.DataFrame:

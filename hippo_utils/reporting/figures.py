@@ -76,9 +76,18 @@ def _bars(axes, frame: pd.DataFrame, x: str, hue: str, colours: dict, y: str = "
 
 
 def _legend(figure: Figure, axes, columns: int = 5) -> None:
-    """One legend for all panels, in as many lines below the title as it needs."""
-    figure.suptitle("\n" * -(-len(axes.get_legend_handles_labels()[1]) // columns))  # `draw` puts the title before them
+    """One legend for all panels, in as many lines below the title as it needs; fewer columns where names are long."""
+    labels = axes.get_legend_handles_labels()[1]
+    while _legend_width(labels, columns) > 95 and columns > 1:  # so many letters stand beside each other
+        columns -= 1
+    figure.suptitle("\n" * -(-len(labels) // columns))  # `draw` puts the title before them
     figure.legend(*axes.get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 1 - 0.17 / figure.get_figheight()), ncols=columns)
+
+
+def _legend_width(labels: list[str], columns: int) -> int:
+    """Letters side by side in a legend, its keys and gaps counted as six; matplotlib fills it column by column."""
+    lines = -(-len(labels) // columns)
+    return sum(max(map(len, labels[at:at + lines])) + 6 for at in range(0, len(labels), lines))
 
 
 def _spread(frame: pd.DataFrame, measure: str) -> np.ndarray:
