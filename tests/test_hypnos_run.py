@@ -107,7 +107,7 @@ def test_every_reply_is_kept_with_its_generator_and_topic_and_counted(hypnos_run
     assert set(generated["generator"]) == set(WRITERS) == set(counted.index)
     topics = of_group("seen") | of_group("held_out")
     assert set(generated["topic"]) == topics and (counted["written"] == SETTINGS.instruction.selfinstruct.draws * len(topics)).all()
-    assert (generated["raw"] != "").all() and not generated.loc[generated["prompt"] == "", "novel"].any()
+    assert generated["raw"].notna().all() and not generated.loc[generated["prompt"] == "", "novel"].any()
     for name, part in generated.groupby("generator"):
         row = counted.loc[name]
         assert row["not_in_form"] == (part["prompt"] == "").sum() and row["kept"] == part["novel"].sum()
