@@ -118,7 +118,7 @@ def test_every_reply_is_kept_with_its_generator_and_topic_and_counted(hypnos_run
 
 def test_every_kept_row_is_scored_by_both_and_the_arms_are_of_one_size(hypnos_run):
     written, scores = read(hypnos_run, "03_instruction", "written", "instruction"), read(hypnos_run, "03_instruction", "scores", "score")
-    assert set(scores["id"]) == set(written["id"]) and (scores.groupby("id")["judge"].nunique() == 2).all()
+    assert set(scores["row"]) == set(written["id"]) and (scores.groupby("row")["judge"].nunique() == 2).all()
     selection, arms = read(hypnos_run, "03_instruction", "selection"), table(hypnos_run, "arms").set_index("arm")
     assert list(arms.index) == list(crossfilter.ARMS)
     sizes = selection.groupby(["generator", "arm"]).size().unstack()
