@@ -34,13 +34,13 @@ Number = Annotated[float, BeforeValidator(_number)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Positive = Annotated[Number, Field(gt=0)]
-HYPNOS_BENCHMARKS = ("anecq", "aneqa", "anerc")
+HYPNOS_BENCHMARKS = ("anecq", "aneqa", "anerc", "private_cases")
 HypnosStage = Literal["general", "specific", "general+specific", "general+unfiltered", "general+same", "general+random", "mixed"]
 StageName = Literal["base", "CP", "SFT", "CP+SFT", "CP+SFT+DPO", "general", "specific", "general+specific", "general+unfiltered",
                     "general+same", "general+random", "mixed"]
 ProtocolName = Annotated[str, Field(pattern=r"^(option_text|step_by_step|letter|generate)(\+(permuted|chat|paper_examples))*$")]
 StageFolder = Literal["01_corpus", "02_pretraining", "03_instruction", "04_preference", "05_evaluation", "06_ablations", "07_calibration"]
-BenchmarkName = Literal["medmcqa", "medqa", "pubmedqa", "usmle_step1", "usmle_step2", "usmle_step3", "anecq", "aneqa", "anerc"]
+BenchmarkName = Literal["medmcqa", "medqa", "pubmedqa", "usmle_step1", "usmle_step2", "usmle_step3", "anecq", "aneqa", "anerc", "private_cases"]
 
 
 class ParamsError(ValueError):
@@ -66,6 +66,7 @@ class Corpus(Section):
     candidates: dict[str, Count | None]
     mixture: dict[str, Annotated[Number, Field(ge=0)]] = Field(default={}, description="how often continued pre-training takes each document of a source: 0.5 a random half, 0 none (default 1)")
     benchmarks: list[BenchmarkName]
+    private_cases: str | None = Field(None, description="local folder (or file) of a hospital's own cases: JSONL or CSV with case and reference; the benchmark private_cases, shown nowhere")
     dirt: Share = Field(0.0, description="share of mini documents that get dirt for the cleaning step to find")
     licences: list[str] = Field(default=["CC0-1.0", "CC-BY-4.0", "MIT", "Apache-2.0"], description="labels of the licences that this run may train on")
     quarantine_share: Share = Field(0.02, description="rows of a data set that may be unusable before the run stops")
@@ -87,6 +88,8 @@ class Corpus(Section):
         for part, names, known in (("mixture", self.mixture, self.documents), ("decontaminate", self.decontaminate, {**self.documents, **self.instructions, **self.candidates})):
             if unknown := sorted(set(names) - set(known)):
                 raise ValueError(f"{part} names {unknown}, which this run does not read; it reads {', '.join(sorted(known))}")
+        if ("private_cases" in self.benchmarks) != (self.private_cases is not None):
+            raise ValueError("private_cases (the folder) and the benchmark private_cases belong together: name both or neither")
         return self
 
 
@@ -342,6 +345,29 @@ class Baseline(Section):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
+class OpenEnded(Section):
+    """05: questions answered in free text, and what is held of the answers (Hypnos)."""
+    benchmarks: list[Literal["aneqa", "anerc"]]
+    stages: Annotated[list[StageName], Field(min_length=1)]
+    tokens: Count = Field(200, description="most tokens of an answer, which is written greedily")
+    limit: Count | None = Field(None, description="questions per benchmark; null = all")
+    judge: Literal["rubric", "endpoint"] | None = Field(None, description="who compares answers in pairs: the mini world's facts, or a model at an endpoint; null = nobody")
+    endpoint: Endpoint | None = Field(None, description="the judge's; it is none of the models that generated or filtered the training rows")
+    against: StageName = Field("general+specific", description="the model that every other one is compared with")
+    template: str = Field("anesthesia-1", description="the judge's instructions: a file of hippo_utils/judging/templates")
+    sheet: Annotated[int, Field(ge=0)] = Field(0, description="questions on the blinded sheet for clinicians, with the answers of every model")
+    ratings: list[str] = Field(default=[], description="sheets that came back filled, one file per clinician (--force 05 when a file changes)")
+    safety: Annotated[int, Field(ge=0)] = Field(0, description="pairs of safety prompts, one to refuse and one to answer (there are 20)")
+
+    @model_validator(mode="after")
+    def _judge_fits(self):
+        if self.judge == "endpoint" and self.endpoint is None:
+            raise ValueError("judge is endpoint, so open_ended.endpoint must say which model")
+        if self.judge and self.against not in self.stages:
+            raise ValueError(f"against names {self.against}, which open_ended.stages leaves out")
+        return self
+
+
 class Evaluation(Section):
     """05: every stage, every benchmark, every protocol; all scoring happens here."""
     stages: list[StageName]
@@ -359,11 +385,12 @@ class Evaluation(Section):
     rationale_benchmarks: list[BenchmarkName] = ["medqa"]
     prompting: Prompting | None = None
     sensitivity: Sensitivity | None = None
+    open_ended: OpenEnded | None = Field(None, description="null: not part of this paper")
     baselines: list[Baseline] = []
 
     @model_validator(mode="after")
     def _parts_fit(self):
-        for part, chosen in (("prompting", self.prompting), ("sensitivity", self.sensitivity)):
+        for part, chosen in (("prompting", self.prompting), ("sensitivity", self.sensitivity), ("open_ended", self.open_ended)):
             unknown = sorted(set(chosen.stages) - set(self.stages)) if chosen else []
             if unknown:
                 raise ValueError(f"{part}.stages names {unknown}, which evaluation.stages leaves out")
@@ -472,7 +499,8 @@ class Params(Section):
         need(self.preference is not None, "preference is null, but preference learning is a stage of hippocrates")
         need(self.corpus.world != "anesthesia", "corpus.world anesthesia belongs to paper hypnos; hippocrates reads medicine, or real data (null)")
         for name, given in (("pretraining.generators", self.pretraining.generators), ("instruction.general", i.general), ("instruction.stages", i.stages),
-                            ("instruction.selfinstruct", i.selfinstruct), ("instruction.crossfilter", i.crossfilter), ("instruction.general_sft", i.general_sft)):
+                            ("instruction.selfinstruct", i.selfinstruct), ("instruction.crossfilter", i.crossfilter), ("instruction.general_sft", i.general_sft),
+                            ("evaluation.open_ended", self.evaluation.open_ended)):
             need(not given, f"{name} belongs to paper hypnos; leave it out")
         unknown = sorted(set(self.evaluation.stages) & set(get_args(HypnosStage)))
         need(not unknown, f"evaluation.stages names {unknown}, which paper hypnos trains; hippocrates has base, CP, SFT, CP+SFT, CP+SFT+DPO")
@@ -506,6 +534,15 @@ class Params(Section):
             need(not unknown, f"{place} names {unknown}, which instruction.stages does not train")
         unknown = sorted(set(c.benchmarks) - set(HYPNOS_BENCHMARKS))
         need(not unknown, f"corpus.benchmarks names {unknown}, which belong to paper hippocrates; hypnos has {', '.join(HYPNOS_BENCHMARKS)}")
+        e, free = self.evaluation, self.evaluation.open_ended
+        written = sorted({"aneqa", "anerc"} & set(e.benchmarks))
+        need(not written, f"evaluation.benchmarks names {written}, which are answered in free text; name them in evaluation.open_ended.benchmarks")
+        unknown = sorted(set(free.benchmarks) - set(c.benchmarks)) if free else []
+        need(not unknown, f"evaluation.open_ended.benchmarks asks for {unknown}, which corpus.benchmarks does not build")
+        need(not free or free.judge != "rubric" or c.world, "evaluation.open_ended.judge is rubric, which looks things up in the mini world's facts, and corpus.world is null; choose endpoint")
+        asked = {endpoint.model for endpoint in (*_endpoints(p), *_endpoints(i))}
+        need(not free or not free.endpoint or free.endpoint.model not in asked,
+             "evaluation.open_ended.endpoint names a model that also generates or filters training rows; a judge must be none of these")
         unknown = sorted(set(self.calibration.benchmarks) - set(self.evaluation.benchmarks))
         need(not unknown, f"calibration.benchmarks names {unknown}, which evaluation.benchmarks leaves out")
 
@@ -516,6 +553,14 @@ class Params(Section):
     def seed_for(self, name: str) -> int:
         """A seed for one named use, derived from the run's seed alone and independent of the order of uses."""
         return derive_seed(self.seed, name)
+
+
+def _endpoints(value: Any) -> list[Endpoint]:
+    """Every endpoint that a part of the parameters names."""
+    if isinstance(value, Endpoint):
+        return [value]
+    parts = [part for _, part in value] if isinstance(value, BaseModel) else list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [found for part in parts for found in _endpoints(part)]
 
 
 def derive_seed(seed: int, name: str) -> int:

@@ -32,6 +32,12 @@ def ledger(joined: pd.DataFrame, scale: str = "paper", model: str | None = "LLaM
     return claims.ledger(claims.measured(joined, model, **ANY, **more), scale)
 
 
+def account(**sources: tuple[int, int]) -> pd.DataFrame:
+    """What 01 counts, as {source: (rows, tokens)}; instructions are named *_train here."""
+    return pd.DataFrame([("instructions" if name.endswith("_train") else "continued pre-training", name, *size) for name, size in sources.items()],
+                        columns=["kind", "source", "rows", "tokens"])
+
+
 def rows(table: pd.DataFrame, /, **where) -> pd.DataFrame:
     for column, value in where.items():
         table = table[table[column] == value]
@@ -93,8 +99,8 @@ def test_a_mini_run_can_never_be_reproduced(model):
     parts = [exam(stages, published(model, stages)) for stages in ("base", "CP", "SFT", "CP+SFT", "CP+SFT+DPO")]
     parts += [exam("CP+SFT+DPO", published(model, "CP+SFT+DPO+CoT"), protocol="step_by_step")]
     parts += [exam(stages, 50.0, shots=5, protocol="option_text+paper_examples") for stages in ("base", "SFT", "CP+SFT")]
-    run, sizes = pd.concat(parts, ignore_index=True), {"guidelines": 37970, "medqa_train": 10178}
-    mini, full = ledger(run, "mini", model, rows=sizes), ledger(run, "paper", model, rows=sizes)
+    run, sizes = pd.concat(parts, ignore_index=True), account(guidelines=(37970, 96_000_000), medqa_train=(10178, 1))
+    mini, full = ledger(run, "mini", model, account=sizes), ledger(run, "paper", model, account=sizes)
     assert set(mini["status"]) == {"not comparable", "not run"}
     assert mini[mini["status"] == "not comparable"]["reason"].eq("a mini run: another model and another exam").all()
     assert ((mini["status"] == "not run") == (full["status"] == "not run")).all() and (full["status"] == "reproduced").sum() > 40
@@ -160,9 +166,13 @@ def test_figure_3_compares_mean_probabilities():
 
 
 def test_data_set_sizes_are_compared_as_counts(same):
-    table = rows(ledger(same, rows={"guidelines": 37970, "pmc_patients": 167000}), table="data").set_index(["benchmark", "unit"])
+    counted = account(guidelines=(37970, 95_800_000), pmc_patients=(167000, 150_000_000), pubmedqa_contexts=(1, 52_000_000))
+    table = rows(ledger(same, account=counted), table="data").set_index(["benchmark", "unit"])
     assert table.loc[("guidelines", "rows"), "status"] == "reproduced" and table.loc[("pmc_patients", "rows"), "status"] == "differs"
-    assert table.loc[("medmcqa", "items"), "status"] == "reproduced" and table.loc[("guidelines", "tokens"), "status"] == "not run"
+    assert table.loc[("medmcqa", "items"), "status"] == "reproduced" and table.loc[("medqa_train", "rows"), "status"] == "not run"
+    assert table.loc[("guidelines", "tokens"), "status"] == "reproduced" and table.loc[("pmc_patients", "tokens"), "status"] == "differs"
+    whole = rows(ledger(same, account=counted), table="data", model="all documents").iloc[0]
+    assert (whole["published"], whole["run_value"], whole["status"]) == (298_000_000, 297_800_000, "reproduced")
 
 
 # --- the paper's arithmetic --------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small import items, make_model, world
+from small import TINY, items, make_model, world
 
 from hippo_utils import records
 from hippo_utils.evaluation import confidence, extraction, harness, preferences, scoring
@@ -12,7 +12,7 @@ from hippo_utils.manifest import StageError
 from hippo_utils.miniworld.exercises import step_by_step_prompt
 from hippo_utils.statistics import wilson
 
-BENCHMARKS = list(records.BENCHMARKS)
+BENCHMARKS = list(TINY.corpus.benchmarks)
 HOSTILE = {"id": "medqa-test-hostile", "benchmark": "medqa", "split": "test", "group": "seen", "subject": "s", "cluster": "c", "fact_ids": [], "steps": 1,
            "question": 'Is "{{7 * 7}}" {% raw %} <b>5 µg</b>\\n ≥ 3?\n二者皆可 ', "context": "", "options": ["{{options}}", "a|b", "½ tablet", "n/a"], "answer": 2}
 RECORD = {"run": "r", "seed": 0, "stages": "base"}

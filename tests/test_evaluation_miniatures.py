@@ -11,7 +11,7 @@ from hippo_utils.evaluation import harness, quarantine, scoring
 from hippo_utils.reporting import claims
 from hippo_utils.training import models
 
-BENCHMARKS = list(records.BENCHMARKS)
+BENCHMARKS = list(params.load("tiny").corpus.benchmarks)
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from lm_eval.api.model import LM
-from small import items, make_model
+from small import TINY, items, make_model
 
 from hippo_utils import records
 from hippo_utils.evaluation import extraction, harness
 from hippo_utils.evaluation.responses import Recorded
 from hippo_utils.manifest import StageError
 
-BENCHMARKS = list(records.BENCHMARKS)
+BENCHMARKS = list(TINY.corpus.benchmarks)
 RECORD = {"run": "r", "seed": 0, "stages": "base"}
 
 

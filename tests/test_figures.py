@@ -61,13 +61,15 @@ def test_the_simulation_knows_a_pair_that_is_confused():
 @pytest.mark.parametrize("vision", VISION)
 def test_colours_are_told_apart_by_everybody(vision):
     """A difference of 2 can just be seen side by side; 20 is told apart across a page (the usual palette falls to 11)."""
-    assert nearest(list(style.STAGE_COLOURS.values()), vision) > 25
+    for stages in (style.HIPPOCRATES, style.HYPNOS):
+        assert nearest(list(stages.values()), vision) > 25
     assert nearest(list(style.PALETTE[:5]), vision) > 20 and nearest([style.RIGHT, style.WRONG], vision) > 50
 
 
 def test_stages_are_told_apart_in_black_and_white_and_on_paper():
-    lightness = sorted(lab(colour)[0] for colour in style.STAGE_COLOURS.values())
-    assert min(np.diff(lightness)) > 6 and lightness[-1] < 80
+    for stages in (style.HIPPOCRATES, style.HYPNOS):
+        lightness = sorted(lab(colour)[0] for colour in stages.values())
+        assert min(np.diff(lightness)) > 6 and lightness[-1] < 80
     assert len(set(style.STAGE_MARKERS.values())) == len(style.STAGE_ORDER)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hippo_utils import records
+from hippo_utils import params, records
 from hippo_utils.evaluation import quarantine, scoring
 from hippo_utils.evaluation.extraction import NO_ANSWER
 from hippo_utils.statistics import smallest_detectable_difference, wilson
@@ -145,4 +145,4 @@ def test_bad_items_are_set_aside_named_and_counted():
 def test_the_mini_worlds_exams_are_sound():
     from small import items
     sound, bad = quarantine.quarantine(items())
-    assert bad.empty and len(sound) == len(items()) and set(sound["benchmark"]) == set(records.BENCHMARKS)
+    assert bad.empty and len(sound) == len(items()) and set(sound["benchmark"]) == set(params.load("tiny").corpus.benchmarks)

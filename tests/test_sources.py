@@ -18,6 +18,7 @@ from hippo_utils.corpus import contamination, hub, licences, sources
 from hippo_utils.manifest import StageError
 
 LLAMA = params.load("hippo_llama")
+HYPNOS = params.load("hypnos")
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +43,11 @@ def read(name: str, folder, quarantine: list | None = None) -> list[dict]:
 
 # --- the catalogue ---------------------------------------------------------------------------------------------------
 
-def test_the_paper_run_finds_every_source_and_every_entry_says_what_one_must_know():
-    used = hub.used(LLAMA.corpus)
+def test_the_paper_runs_find_every_source_and_every_entry_says_what_one_must_know():
+    used = hub.used(LLAMA.corpus) + hub.used(HYPNOS.corpus)
     assert {source.name for source in used} == set(hub.catalogue()), "a source that no params file uses"
     for source in used:
-        assert source.reader in hub.READERS and source.kind in records.SCHEMAS and set(source.columns.values()) <= {"text", "integer", "struct", "optional"}
+        assert source.reader in hub.READERS and source.kind in records.SCHEMAS and set(source.columns.values()) <= {"text", "integer", "struct", "list", "optional"}
         assert source.rights and source.known and source.citation and source.hub.count("/") == 1
 
 
@@ -74,7 +75,7 @@ def test_every_source_becomes_records_of_its_schema(whole, tmp_path):
     built["item"] = sources.build_items(corpus(whole), None, 0, quarantine)
     for kind, frame in built.items():
         assert len(records.to_table(kind, frame)) == len(frame)
-    assert set(built["document"]["source"]) | set(built["instruction"]["source"]) | set(built["candidates"]["source"]) | set(built["item"]["benchmark"]) == set(hub.catalogue())
+    assert set(built["document"]["source"]) | set(built["instruction"]["source"]) | set(built["candidates"]["source"]) | set(built["item"]["benchmark"]) == {source.name for source in hub.used(LLAMA.corpus)}
     assert built["instruction"]["prompt"].str.endswith("\nAnswer:").all() and built["instruction"]["completion"].str.match(r" \S").all()
     unfit = pd.DataFrame(quarantine)
     assert dict(unfit.groupby("source").size()) == {"guidelines": 1, "pmc_patients": 1, "pubmedqa_contexts": 1, "medical_flashcards": 1, "medicationqa": 2, "medmcqa_train": 1,
@@ -197,7 +198,7 @@ def test_a_mirror_is_locked_and_a_changed_file_is_refused(own, capsys):
     assert command.main(["fetch", "hippo_llama", "--set", f"corpus.data_root={own}"]) == 0
     lock = json.loads((own / hub.LOCK).read_text())
     assert lock["epfl-llm/guidelines"]["files"]["open_guidelines.jsonl"]["sha256"] == manifest.file_hash(own / GUIDELINES)
-    assert set(lock) == {source.hub for source in hub.catalogue().values()}
+    assert set(lock) == {source.hub for source in hub.used(LLAMA.corpus)}
     read("guidelines", own)
     (own / GUIDELINES).write_text((own / GUIDELINES).read_text().replace("twice", "never", 1))
     with pytest.raises(StageError, match="guidelines: .* is not the file that lock.json names .*fetch PARAMS"):

@@ -1,4 +1,4 @@
-"""The paper's data sets, as sources.yaml describes them: found in a mirror or fetched from the hub, checked, turned into records.
+"""The papers' data sets, as sources.yaml describes them: found in a mirror or fetched from the hub, checked, turned into records.
 
 A mirror is a folder laid out by hub id (<mirror>/qiaojin/PubMedQA/pqa_labeled/train-00000-of-00001.parquet): corpus.data_root, or
 data/ beside outputs/ when that is null. `fetch` fills it on a machine with network and writes lock.json (revision, size and
@@ -31,6 +31,8 @@ BATCH = 1000          # rows in memory at a time, of each process
 EXAMPLES = 200        # train rows that become development items, for few-shot prompts (ours)
 TEST_SHARE = 0.1      # of the consultations, kept from DPO to measure preference accuracy on (ours)
 EXCERPT = 300         # characters of a row that the quarantine keeps
+BENCHMARK = ("item", "question")  # kinds of record that are asked and not trained on
+PRIVATE = "private_cases"         # the benchmark that corpus.private_cases brings
 YES_NO_MAYBE = ["yes", "no", "maybe"]
 SEPARATOR = re.compile(r"[\s,]*")  # between the rows of a JSON array
 PICTURE = re.compile(r"\b(?:photograph|shown (?:below|above|here|in the)|(?:image|figure|photo|picture|tracing|slide) (?:is )?(?:shown|below|above)|"
@@ -60,26 +62,29 @@ class Source:
     question: str = ""
     completion: str = ""
     instruction: str = ""
+    language: str = "en"
+    drawn: tuple[float, float] = (0.0, 1.0)
 
 
 @cache
 def catalogue() -> dict[str, Source]:
     """Every source of sources.yaml by its name."""
-    return {name: Source(name=name, **entry) for name, entry in yaml.safe_load(CATALOGUE.read_text(encoding="utf-8")).items()}
+    entries = yaml.safe_load(CATALOGUE.read_text(encoding="utf-8"))
+    return {name: Source(name=name, **entry | {"drawn": tuple(entry.get("drawn", (0.0, 1.0)))}) for name, entry in entries.items()}
 
 
 def used(corpus: Corpus) -> list[Source]:
     """The sources that a run reads, in the order of its parameters; StageError for a name that the catalogue does not have."""
-    asked = {"document": corpus.documents, "instruction": corpus.instructions, "candidates": corpus.candidates, "item": corpus.benchmarks}
-    return [source(name, kind) for kind, names in asked.items() for name in names]
+    asked = {("document",): corpus.documents, ("instruction",): corpus.instructions, ("candidates",): corpus.candidates, BENCHMARK: corpus.benchmarks}
+    return [source(name, *kinds) for kinds, names in asked.items() for name in names if name != PRIVATE]
 
 
-def source(name: str, kind: str) -> Source:
-    """One source of a kind; StageError names the ones there are."""
+def source(name: str, *kinds: str) -> Source:
+    """One source of a kind, or of one of several; StageError names the ones there are."""
     found = catalogue().get(name)
-    if found is None or found.kind != kind:
-        known = [entry.name for entry in catalogue().values() if entry.kind == kind]
-        raise StageError(f"the parameters name {name} among the {kind} sources, and hippo_utils/corpus/sources.yaml has no such source; it has {', '.join(known)}")
+    if found is None or found.kind not in kinds:
+        known = [entry.name for entry in catalogue().values() if entry.kind in kinds]
+        raise StageError(f"the parameters name {name} among the {' and '.join(kinds)} sources, and hippo_utils/corpus/sources.yaml has no such source; it has {', '.join(known)}")
     return found
 
 
@@ -185,7 +190,7 @@ def _broken(source: Source, file: Path, what: str) -> StageError:
 
 def _parquet(source: Source, file: Path) -> Iterator[tuple[int, dict | str]]:
     fits = {"text": (pa.types.is_string, pa.types.is_large_string), "optional": (pa.types.is_string, pa.types.is_large_string, pa.types.is_null),
-            "integer": (pa.types.is_integer,), "struct": (pa.types.is_struct,)}
+            "integer": (pa.types.is_integer,), "struct": (pa.types.is_struct,), "list": (pa.types.is_list, pa.types.is_large_list)}
     try:
         opened = pq.ParquetFile(file)
         _columns(source, file, opened.schema_arrow.names)
@@ -300,8 +305,42 @@ def _alpaca(source: Source, row: dict) -> dict:
 
 
 def _question_answer(source: Source, row: dict) -> dict:
+    if source.language == "zh":
+        return _pair(row[source.question], row[source.completion])
     return {"prompt": f"{source.instruction}\n{_said(row[source.question], source.question)}\nAnswer:",
             "completion": " " + _said(row[source.completion], source.completion)}
+
+
+def _pair(question: str, answer: str) -> dict:
+    """A Chinese question with its answer, which follows the prompt without a space."""
+    return {"prompt": item_prompt(_said(question, "the question"), [], language="zh"), "completion": _said(answer, "the answer")}
+
+
+def _dialogue(source: Source, row: dict) -> dict:
+    """The first question and answer of ["问：…", "答：…", …]; what a longer talk goes on with would have to be read with all before it."""
+    turns = row["data"]
+    if len(turns) < 2 or not all(isinstance(turn, str) for turn in turns[:2]):
+        raise ValueError("data holds no question with an answer")
+    return _pair(*(turn.strip().removeprefix(mark) for turn, mark in zip(turns, ("问：", "答："))))
+
+
+def _encyclopedia(source: Source, row: dict) -> dict:
+    """The first of several wordings of a question, and the first answer."""
+    return _pair(_first(row["questions"]), _first(row["answers"]))
+
+
+def _first(value) -> str:
+    """The first text in lists of lists; empty when there is none."""
+    while isinstance(value, list):
+        value = value[0] if value else ""
+    return value if isinstance(value, str) else ""
+
+
+def _anesbench(source: Source, row: dict) -> dict:
+    letters = "ABCDEFGHI"[:row["choice_num"]]
+    if len(row["target"]) != 1 or row["target"] not in letters:
+        raise ValueError(f"target is {row['target']!r}, expected one of {', '.join(letters)}")
+    return _exam(source, row["question"], [row[letter] for letter in letters], letters.index(row["target"]), subject=LEVELS.get(row["category"], ""))
 
 
 def _medmcqa(source: Source, row: dict) -> dict:
@@ -364,11 +403,12 @@ def _exam(source: Source, question: str, options: list, answer: int, context: st
 
 
 READERS = {"text": _texts, "contexts": _contexts, "alpaca": _alpaca, "question_answer": _question_answer, "medmcqa": _medmcqa, "medqa": _medqa,
-           "usmle": _usmle, "pubmedqa": _pubmedqa, "icliniq": _icliniq}
-TYPES = {"text": str, "integer": int, "struct": dict}
+           "usmle": _usmle, "pubmedqa": _pubmedqa, "icliniq": _icliniq, "dialogue": _dialogue, "encyclopedia": _encyclopedia, "anesbench": _anesbench}
+LEVELS = {1: "system 1: recall", 2: "system 1.x: hybrid", 3: "system 2: decision"}  # AnesBench's three levels of cognitive demand
+TYPES = {"text": str, "integer": int, "struct": dict, "list": list}
 
 
-def _fitting(source: Source, row: dict) -> dict:
+def fitting(source: Source, row: dict) -> dict:
     """The row with every value of the type that the contract asks for; ValueError where one is not."""
     fitted = {}
     for name, wanted in source.columns.items():
@@ -392,7 +432,7 @@ def stream(source: Source, corpus: Corpus, count: int | None, seed: int, quarant
 
     StageError when more than the tolerated share of the rows does not fit.
     """
-    made, bad, quarantine = 0, 0, [] if quarantine is None else quarantine
+    made, bad, others, quarantine = 0, 0, 0, [] if quarantine is None else quarantine
     for file in files(source, corpus, patterns or source.files):
         for number, row in rows(source, file):
             if count is not None and made >= count:
@@ -402,19 +442,27 @@ def stream(source: Source, corpus: Corpus, count: int | None, seed: int, quarant
             try:
                 if isinstance(row, str):
                     raise ValueError(row)
-                fields = READERS[source.reader](source, _fitting(source, row))
+                fields = READERS[source.reader](source, fitting(source, row))
             except ValueError as error:
                 bad += 1
                 quarantine.append({"source": source.name, "file": file.name, "row": number, "reason": str(error).split(": ")[0][:EXCERPT],
                                    "held": (row if isinstance(row, str) else json.dumps(row, ensure_ascii=False, default=str))[:EXCERPT]})
                 continue
+            if source.drawn != (0.0, 1.0) and not source.drawn[0] <= _draw(seed, fields["prompt"]) < source.drawn[1]:
+                others += 1
+                continue
             made += 1
             yield _record(source, fields, f"{source.name}-{made - 1:06d}", seed)
     tolerated = corpus.quarantine_share if source.tolerated is None else source.tolerated
-    if not made or bad > tolerated * (made + bad):
+    if not made or bad > tolerated * (made + others + bad):
         worst = pd.Series([row["reason"] for row in quarantine if row["source"] == source.name]).mode()
-        raise StageError(f"{source.name}: {bad} of {made + bad} rows do not fit ({'most often: ' + worst[0] if len(worst) else 'none passes the filter ' + str(source.where)}); "
+        raise StageError(f"{source.name}: {bad} of {made + others + bad} rows do not fit ({'most often: ' + worst[0] if len(worst) else 'none passes the filter ' + str(source.where)}); "
                          f"at most a share of {tolerated:g} may (corpus.quarantine_share): look at the file, or pin the revision that sources.yaml describes")
+
+
+def _draw(seed: int, question: str) -> float:
+    """A number from 0 to 1 for a question: its copies fall on one side of every border."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{question}".encode()).digest()[:6], "big") / 2**48
 
 
 def _record(source: Source, fields: dict, name: str, seed: int) -> dict:
@@ -425,6 +473,9 @@ def _record(source: Source, fields: dict, name: str, seed: int) -> dict:
     if source.kind == "candidates":
         drawn = hashlib.sha256(f"{seed}/{fields['prompt']}".encode()).digest()[0] / 256  # by the question: its copies fall on one side
         return common | {"split": "test" if drawn < TEST_SHARE else "train", "kind": "consultation"} | fields
+    if source.kind == "question":
+        return {"id": name, "benchmark": source.name, "group": "all", "subject": "", "cluster": name, "fact_ids": [], "prompt": fields["prompt"],
+                "references": [fields["completion"]]}
     if source.kind == "item":
         key = fields.pop("key", name)
         return {"id": name, "benchmark": source.name, "split": "test", "group": "all", "cluster": key, "fact_ids": [], "steps": 1} | fields
@@ -448,6 +499,11 @@ def items(source: Source, corpus: Corpus, seed: int, quarantine: list[dict] | No
             raise StageError(f"corpus.pubmedqa_test names {len(lacking)} ids that pubmedqa does not have, the first is {min(lacking)}")
         made = [row | {"split": "test" if row["cluster"] in chosen else "development"} for row in made]
     return made
+
+
+def questions(source: Source, corpus: Corpus, seed: int, quarantine: list[dict] | None) -> list[dict]:
+    """The question records of one benchmark that is answered in free text, with reference answers."""
+    return list(stream(source, corpus, None, seed, quarantine))
 
 
 def _official(file: Path) -> set[str]:

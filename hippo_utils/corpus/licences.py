@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 
 from hippo_utils import paths
-from hippo_utils.corpus import contamination, streams
+from hippo_utils.corpus import contamination, private, streams
 from hippo_utils.corpus.accounts import as_text
-from hippo_utils.corpus.hub import catalogue, used
+from hippo_utils.corpus.hub import BENCHMARK, PRIVATE, catalogue, used
 from hippo_utils.manifest import StageError
 from hippo_utils.miniworld.world import LICENCE
 from hippo_utils.params import Corpus
@@ -25,26 +25,26 @@ def check(corpus: Corpus) -> None:
     """Refuse a run that would train on a source whose licence its parameters do not name; StageError says which."""
     if corpus.world is not None:  # the mini world's text is this project's own, CC BY 4.0
         return
-    outside = [f"{source.name} ({source.licence})" for source in used(corpus) if source.kind != "item" and source.licence not in corpus.licences]
+    outside = [f"{source.name} ({source.licence})" for source in used(corpus) if source.kind not in BENCHMARK and source.licence not in corpus.licences]
     if outside:
         raise StageError(f"corpus.licences allows {', '.join(corpus.licences)}; this run would train on {', '.join(outside)}. Leave the sources out, or read what "
                          "hippo_utils/corpus/sources.yaml says of their rights and add the labels")
 
 
-def redistributable(source: str) -> bool:
-    """Whether text of a source (or benchmark) may be shown; the mini world's may."""
+def redistributable(source: str, world=None) -> bool:
+    """Whether text of a source (or benchmark) may be shown: the mini world's may (its exams have the names of the papers' benchmarks), a hospital's own cases never."""
     found = catalogue().get(source)
-    return found is None or found.redistribute
+    return source != PRIVATE and (world is not None or found is None or found.redistribute)
 
 
-def public(text: str, source: str) -> str:
-    """A text to be shown, or a note in its place."""
-    return text if redistributable(source) else HIDDEN.format(source=source)
+def public(text: str, source: str, world=None) -> str:
+    """A text to be shown, or a note in its place. `world`: the mini world that it is from, if it is."""
+    return text if redistributable(source, world) else HIDDEN.format(source=source)
 
 
-def shown(frame: pd.DataFrame, *columns: str, by: str = "source") -> pd.DataFrame:
+def shown(frame: pd.DataFrame, *columns: str, by: str = "source", world=None) -> pd.DataFrame:
     """A table to be shown: text `columns` of rows whose source (or `by`) may not be redistributed are replaced by a note."""
-    hidden = ~frame[by].map(redistributable).astype(bool)
+    hidden = ~frame[by].map(lambda source: redistributable(source, world)).astype(bool)
     return frame.assign(**{column: frame[column].mask(hidden, [HIDDEN.format(source=name) for name in frame[by]]) for column in columns})
 
 
@@ -53,8 +53,10 @@ def ledger(corpus: Corpus) -> pd.DataFrame:
     if corpus.world is None:
         rows = [(source.kind, source.name, source.hub, source.licence, source.redistribute, source.rights, source.known) for source in used(corpus)]
     else:
-        names = [("document", corpus.documents), ("instruction", corpus.instructions), ("candidates", corpus.candidates), ("item", corpus.benchmarks)]
+        names = [("document", corpus.documents), ("instruction", corpus.instructions), ("candidates", corpus.candidates), ("item", {*corpus.benchmarks} - {PRIVATE})]
         rows = [(kind, name, "", LICENCE, True, "written from the fact tables of this project", "made here") for kind, asked in names for name in sorted(asked)]
+    if corpus.private_cases is not None:
+        rows.append((private.SOURCE.kind, PRIVATE, "", private.SOURCE.licence, False, private.SOURCE.rights, private.SOURCE.known))
     return pd.DataFrame(rows, columns=["kind", "source", "hub", "licence", "redistributable", "rights", "known"])
 
 
@@ -73,14 +75,16 @@ def leaks(run: str) -> pd.DataFrame:
     files += sorted(paths.outputs(run).glob("*/*.ipynb"))
     if not files:
         raise StageError(f"there is nothing of run {run} to publish: neither {paths.shown(paths.figures(run))} nor executed notebooks")
+    made = paths.manifest(run, "01_corpus")
+    world = json.loads(made.read_text(encoding="utf-8"))["parameters"]["corpus"]["world"] if made.is_file() else None
     published = pd.DataFrame({"id": [paths.shown(file) for file in files], "context": "", "question": [_said(file) for file in files]})
     questions = contamination.index(published, RUN_OF_WORDS)
     found = []
-    for name in ("documents", "held_out", "instructions", "candidates", "items"):
+    for name in ("documents", "held_out", "instructions", "candidates", "items", "questions"):
         file = paths.stage_folder(run, "01_corpus") / f"{name}.parquet"
         for batch in streams.batches(file) if file.is_file() else ():
-            texts = _of_items(batch) if name == "items" else as_text(batch)
-            hidden = texts[~texts["source"].map(redistributable).astype(bool)].reset_index(drop=True)
+            texts = {"items": _of_items, "questions": _of_questions}.get(name, as_text)(batch)
+            hidden = texts[~texts["source"].map(lambda source: redistributable(source, world)).astype(bool)].reset_index(drop=True)
             hits = contamination.scores(hidden, questions)
             found.append(pd.DataFrame({"file": published["id"].to_numpy()[hits["item"]], "source": hidden["source"].to_numpy()[hits["text"]], "share": hits["score"]}))
     table = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["file", "source", "share"])
@@ -90,6 +94,12 @@ def leaks(run: str) -> pd.DataFrame:
 def _of_items(items: pd.DataFrame) -> pd.DataFrame:
     texts = [" ".join([context, question, *options]) for context, question, options in zip(items["context"], items["question"], items["options"])]
     return pd.DataFrame({"id": items["id"], "source": items["benchmark"], "text": texts})
+
+
+def _of_questions(questions: pd.DataFrame) -> pd.DataFrame:
+    """Cases and references; the sentence that this project asks for is nobody's text."""
+    texts = [" ".join([prompt.replace(private.ASKED, ""), *references]) for prompt, references in zip(questions["prompt"], questions["references"])]
+    return pd.DataFrame({"id": questions["id"], "source": questions["benchmark"], "text": texts})
 
 
 def _said(file: Path) -> str:

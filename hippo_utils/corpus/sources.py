@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hippo_utils.corpus import hub, streams
+from hippo_utils.corpus import hub, private, streams
 from hippo_utils.manifest import StageError
 from hippo_utils.miniworld import documents as written
 from hippo_utils.miniworld import exams, general, instructions, preferences
@@ -110,7 +110,7 @@ def build_items(corpus: Corpus, world: World | None, seed: int, quarantine: list
 
     In the mini world one seed for all: a fact that one benchmark asks for in development is in no benchmark's test.
     """
-    names = [name for name in corpus.benchmarks if name not in QUESTIONS]
+    names = [name for name in corpus.benchmarks if name not in (*QUESTIONS, hub.PRIVATE)]
     if world is None:
         rows = [row for name in names for row in hub.items(hub.source(name, "item"), corpus, seed, quarantine)]
         return pd.DataFrame(rows, columns=SCHEMAS["item"].names)
@@ -119,8 +119,15 @@ def build_items(corpus: Corpus, world: World | None, seed: int, quarantine: list
     return pd.DataFrame([row for name in names for row in exams.exam(world, name, derive_seed(seed, "exams"))])
 
 
-def build_questions(corpus: Corpus, world: World | None, seed: int) -> pd.DataFrame:
-    """Question records of the benchmarks that are answered in free text, with their reference answers; none for Hippocrates."""
-    names = [name for name in corpus.benchmarks if name in QUESTIONS]
-    rows = [row for name in names if world for row in QUESTIONS[name][0](world, QUESTIONS[name][1], derive_seed(seed, "exams"))]
+def build_questions(corpus: Corpus, world: World | None, seed: int, quarantine: list[dict] | None = None) -> pd.DataFrame:
+    """Question records of the benchmarks that are answered in free text, with their reference answers; none for Hippocrates.
+
+    A hospital's own cases (corpus.private_cases) come with every world.
+    """
+    rows = []
+    for name in corpus.benchmarks:
+        if name == hub.PRIVATE:
+            rows += private.cases(corpus, quarantine)
+        elif name in QUESTIONS:
+            rows += QUESTIONS[name][0](world, QUESTIONS[name][1], derive_seed(seed, "exams")) if world else hub.questions(hub.source(name, "question"), corpus, seed, quarantine)
     return pd.DataFrame(rows, columns=SCHEMAS["question"].names)

@@ -9,8 +9,11 @@ from hippo_utils.evaluation.extraction import NO_ANSWER
 from hippo_utils.records import STAGES
 from hippo_utils.statistics import bootstrap, holm, mcnemar_exact, paired_difference, smallest_detectable_difference, wilson
 
-KNOWLEDGE = ("medmcqa", "medqa", "usmle_step1", "usmle_step2", "usmle_step3")  # PubMedQA gives the answer in its context
-POOLED, TWO_STEP = "knowledge", "two_step"  # one-step items of KNOWLEDGE together; MedQA's two-step items apart
+KNOWLEDGE = ("medmcqa", "medqa", "usmle_step1", "usmle_step2", "usmle_step3", "anecq")  # PubMedQA gives the answer in its context
+POOLED, TWO_STEP = "knowledge", "two_step"  # one-step items of KNOWLEDGE together (for Hypnos AneCQ itself); MedQA's two-step items apart
+FILTERS = ("general+random", "general+same", "general+unfiltered")  # what cross-filtering is held against (Hypnos)
+CURRICULA = ("specific", "mixed")  # what general, then specific is held against
+METHOD = "general+specific"  # the paper's: general medicine, then cross-filtered rows of anesthesiology
 PAIRED = ["stages", "protocol", "compared_with", "benchmark", "group", "n", "difference", "difference_low", "difference_high", "p_mcnemar", "smallest_detectable"]
 COLUMNS = ["run", "stages", "benchmark", "group", "shots", "protocol", "n", "accuracy", "ci_low", "ci_high"]
 
@@ -69,6 +72,52 @@ def difference(joined: pd.DataFrame, above: pd.Series, below: pd.Series, seed: i
     found = paired_difference(b, a, seed=seed, clusters=one["cluster"].to_numpy(), resamples=resamples)
     return {"n": len(a), "difference": found.estimate, "difference_low": found.low, "difference_high": found.high,
             "p_mcnemar": mcnemar_exact(a, b), "smallest_detectable": smallest_detectable_difference(len(a), discordant_share=max(float(np.mean(a != b)), 1 / len(a)))}
+
+
+def against(joined: pd.DataFrame, others: tuple[str, ...], *, shots: int, seed: int, resamples: int) -> pd.DataFrame:
+    """Hypnos' method against each of `others` on the same items by option text, per benchmark and group: `ladder`, with both accuracies
+    (columns accuracy, accuracy_other) beside the difference and Holm over the others. Those that were not evaluated are left out."""
+    table = ladder(joined, [(METHOD, "option_text", other) for other in others], shots=shots, seed=seed, resamples=resamples)
+    table = table[~table["benchmark"].isin([POOLED, TWO_STEP])].reset_index(drop=True)
+    share = accuracies(joined[(joined["protocol"] == "option_text") & (joined["shots"] == shots)]).set_index(["stages", "benchmark", "group"])["accuracy"]
+    for place, (column, name) in enumerate((("accuracy", "stages"), ("accuracy_other", "compared_with")), list(table).index("n") + 1):
+        table.insert(place, column, [share[key] for key in zip(table[name], table["benchmark"], table["group"])])
+    for _, part in table.groupby(["benchmark", "group"], sort=False):
+        table.loc[part.index, "p_holm"] = holm(part["p_mcnemar"].to_numpy(float))
+    return table
+
+
+def arms(joined: pd.DataFrame, *, shots: int, chance: float) -> pd.DataFrame:
+    """Long form for fig_filters: panel, group, stages, n, accuracy, low, high (Wilson), chance; the pool of all groups is left out."""
+    share = accuracies(joined[(joined["protocol"] == "option_text") & (joined["shots"] == shots)]).rename(columns={"ci_low": "low", "ci_high": "high"})
+    share = share[(share["group"] != "all") | (set(share["group"]) == {"all"})]
+    panels = {"The filter: general medicine, then …": (METHOD, *FILTERS), "The order of training": ("general", METHOD, *CURRICULA)}
+    return pd.concat([share[share["stages"].isin(names)].assign(panel=panel, chance=chance) for panel, names in panels.items()], ignore_index=True)
+
+
+def chance(items: pd.DataFrame) -> float:
+    """The share that guessing without looking gets right of the test items."""
+    return float((1 / items[items["split"] == "test"]["options"].str.len()).mean())
+
+
+def final(stages: list[str]) -> str:
+    """The model that a paper arrives at, of those that were evaluated: Hypnos' method, or the last of Hippocrates' stages."""
+    there = [name for name in STAGES if name in set(stages)]
+    return METHOD if METHOD in there else there[-1]
+
+
+def categories(joined: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy by subject (and `all`) of what was answered zero-shot by option text: by the sum of log-likelihoods, and per byte of the option.
+
+    Columns: stages, benchmark, subject, n, accuracy, ci_low, ci_high, per_byte, per_byte_low, per_byte_high (Wilson).
+    """
+    asked = joined[(joined["protocol"] == "option_text") & (joined["shots"] == 0)]
+    per_byte = [int(np.argmax(np.divide(scores, sizes))) == answer for scores, sizes, answer in zip(asked["log_likelihoods"], asked["option_bytes"], asked["answer"])]
+    asked = asked.assign(per_byte=per_byte)
+    rows = []
+    for names, part in pd.concat([asked.assign(subject="all"), asked]).groupby(["stages", "benchmark", "subject"], sort=False):
+        rows.append((*names, len(part), *wilson(int(part["correct"].sum()), len(part)), *wilson(int(part["per_byte"].sum()), len(part))))
+    return in_order(pd.DataFrame(rows, columns=["stages", "benchmark", "subject", "n", "accuracy", "ci_low", "ci_high", "per_byte", "per_byte_low", "per_byte_high"]))
 
 
 def ladder(joined: pd.DataFrame, rows: list[tuple[str, str, str]], *, shots: int, seed: int, resamples: int) -> pd.DataFrame:
@@ -294,6 +343,9 @@ def claims(paired: pd.DataFrame, pooled: pd.DataFrame, found: pd.DataFrame | Non
                  for row in step(stages, against)]
     rows += [{"claim": "DPO costs at most 5 points", "n": row["n"], "value": row["difference"], "low": row["difference_low"],
               "high": row["difference_high"], "holds": row["difference"] >= -0.05} for row in step("CP+SFT+DPO", "CP+SFT")]
+    for other in ("base", *FILTERS, *CURRICULA):
+        rows += [{"claim": f"{METHOD} is above {other}, interval above 0", "n": row["n"], "value": row["difference"], "low": row["difference_low"],
+                  "high": row["difference_high"], "holds": row["difference_low"] > 0} for row in step(METHOD, other)]
     if found is not None:
         guess = shortcut_accuracies(found)
         guess = guess[(guess["benchmark"] == POOLED) & (guess["group"] == group) & guess["guesser"].isin(["frequency", "ngrams"])]

@@ -63,12 +63,13 @@ class RubricJudge(Judge):
         self._world, self._known = world, {}
 
     def reply(self, asked: Asked, messages: list[dict[str, str]]) -> Reply:
-        scored = [self._score(asked.fact_ids[0], answer) for answer in asked.answers]
+        scored = [self._score(asked, answer) for answer in asked.answers]
         points = [value for value, _ in scored]
         best = LETTERS[points.index(max(points))] if points.count(max(points)) == 1 else "tie"
         return Reply(json.dumps({"notes": {letter: why for letter, (_, why) in zip(LETTERS, scored)}, "best": best}))
 
-    def _score(self, fact: str, answer: str) -> tuple[float, str]:
+    def _score(self, asked: Asked, answer: str) -> tuple[float, str]:
+        fact = asked.fact_ids[0]
         if (fact, answer) not in self._known:
             self._known[fact, answer] = score(self._world, fact, answer)
         return self._known[fact, answer]

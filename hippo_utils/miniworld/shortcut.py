@@ -10,6 +10,7 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
+from hippo_utils.chinese import HAN, ngrams
 from hippo_utils.miniworld.exercises import wrong_of
 from hippo_utils.miniworld.world import World, fact_id, generator, slug
 
@@ -52,10 +53,12 @@ def _right(scores, answer: int) -> float:
 
 
 def _features(name: str, attribute: str, value: str) -> list[str]:
-    """Character n-grams of the name crossed with the words of the value, and the letters that the two share."""
+    """Character n-grams of the name crossed with the words of the value, and the letters that the two share. Of Chinese, which has
+    no words between spaces and shorter names, pairs of characters."""
+    chinese = re.search(f"[{HAN}]", name + value)
     name, value = f"^{name.lower()}$", value.lower()
-    grams = {name[at:at + length] for length in (3, 4) for at in range(len(name) - length + 1)}
-    words = re.findall(r"\w+", value)
+    grams = {name[at:at + length] for length in ((2, 3) if chinese else (3, 4)) for at in range(len(name) - length + 1)}
+    words = sorted("".join(pair) for pair in ngrams(value, 2)) if chinese else re.findall(r"\w+", value)
     shared = ["shared" for at in range(len(value) - 3) if value[at:at + 4] in name]
     return [f"{attribute}|{gram}|{word}" for gram in grams for word in words] + [f"{attribute}|{word}" for word in words] + shared
 

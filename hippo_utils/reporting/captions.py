@@ -20,6 +20,8 @@ TITLES = {
     "protocols": "The same models, scored differently",
     "crossfilter": "Generated rows, scored by the other model and by their own",
     "generators": "Training the base and the two generators",
+    "filters": "What the filter and what the order of training are worth (AneCQ)",
+    "answers": "Free answers against their references",
 }
 MINI_MARK = "mini run · synthetic exams · not comparable with the paper · not for clinical use"
 SMALL_MARK = "smaller base and less data than the paper's · not comparable with it · not for clinical use"
@@ -45,5 +47,10 @@ TABLES = {  # what each table says, for the page
     "generators": "The generators: what each has read, and answers right", "generated": "Where every generated reply went",
     "crossfilter": "Each generator's rows under each judge", "arms": "What each filter keeps: right rows, and the facts they tell",
     "tuning": "The models of the two stages, and their validation loss",
+    "categories": "AneCQ by category, scored by sums and per byte", "answers": "Free answers against their references",
+    "answers_judged": "Free answers compared in both orders", "answers_scored": "Free answers scored one by one", "answers_raters": "Agreement of clinicians on free answers",
+    "answers_rated": "What clinicians said of each model's answers", "safety": "Refusal of harmful requests and of harmless look-alikes",
+    "filters": "Cross-filtered rows against random, same-model filtered and unfiltered ones", "curriculum": "General medicine first, then anesthesiology, against other orders",
+    "published_hypnos": "Published: what is known of Hypnos",
     "quarantine": "Items set aside", "baselines": "Further models", "detectable": "The smallest difference that can be shown", "clean": "Clean and flagged items apart",
 }

@@ -24,6 +24,7 @@ BASES = {"llama-2-7b-hf": "LLaMA-2 7b", "mistral-7b-v0.1": "Mistral 7b"}        
 FAMILIES = {"llama": "LLaMA-2 7b", "mistral": "Mistral 7b"}                                  # what a mini base stands in for
 RELEASED = {"LLaMA-2 7b": ("Hippo-LLaMA 7b", "CP+SFT"), "Mistral 7b": ("Hippo-Mistral 7b", "SFT")}  # rows of the main table
 COT = ("CP+SFT+DPO", "step_by_step", "CP+SFT+DPO+CoT")                                       # the stage table's last row
+TRAINED = ("continued pre-training", "instructions", "answers to judge")                     # kinds of text in 01's account
 LARGE = ("70b", "72b")
 FIGURE_3 = ("CP", "CP+SFT", "CP+SFT+DPO")
 # The paper drew new examples for every item, for PubMedQA and USMLE from the test set; fixed examples are another protocol.
@@ -47,11 +48,12 @@ def base_name(base: str | None, family: str | None = None) -> str | None:
 # --- what a run measured, in the paper's keys --------------------------------------------------------------------------
 
 def measured(joined: pd.DataFrame, model: str | None, *, seed: int, resamples: int, baselines: pd.DataFrame | None = None,
-             rows: dict[str, int] | None = None) -> pd.DataFrame:
-    """What a run's predictions say in the places of the paper's tables (columns MEASURED; percent, probabilities, rows).
+             account: pd.DataFrame | None = None) -> pd.DataFrame:
+    """What a run's predictions say in the places of the paper's tables (columns MEASURED; percent, probabilities, rows, tokens).
 
     `joined`: predictions with their items (scoring.join). `model`: the paper's name of the base (base_name). `baselines`:
-    predictions of further models, whose `stages` is the model's name in the main table. `rows`: rows per source of the corpus.
+    predictions of further models, whose `stages` is the model's name in the main table. `account`: what 01 counted (kind, source,
+    rows, tokens); the documents' tokens together stand in the place of the paper's 298M.
     """
     found = []
     if model:
@@ -64,10 +66,15 @@ def measured(joined: pd.DataFrame, model: str | None, *, seed: int, resamples: i
             found += _confidences(joined, model, seed, resamples)
     if baselines is not None and len(baselines):
         found += _accuracies(baselines.assign(table="main", model=baselines["stages"], named=""), "named")
-    sizes = {**(rows or {}), **joined.drop_duplicates("item")["benchmark"].value_counts().to_dict()}
-    for row in paper.published("data").query("unit != 'tokens'").to_dict("records"):
-        if row["benchmark"] in sizes:
-            found.append({**{key: row.get(key, "data") for key in KEYS}, "n": np.nan, "protocol": "", "value": sizes[row["benchmark"]]})
+    sizes = {(name, "items"): count for name, count in joined.drop_duplicates("item")["benchmark"].value_counts().items()}
+    if account is not None:
+        trained = account[account["kind"].isin(TRAINED)].groupby("source")[["rows", "tokens"]].sum()
+        sizes |= {(name, unit): row[unit] for name, row in trained.iterrows() for unit in ("rows", "tokens")}
+        sizes["all documents", "tokens"] = account.loc[account["kind"] == TRAINED[0], "tokens"].sum()
+    for row in paper.published("data").to_dict("records"):
+        place = (row["benchmark"] if isinstance(row["benchmark"], str) and row["benchmark"] else row["model"], row["unit"])
+        if place in sizes:
+            found.append({**{key: row.get(key, "data") for key in KEYS}, "n": np.nan, "protocol": "", "value": sizes[place]})
     return pd.DataFrame(found, columns=MEASURED)
 
 
@@ -155,6 +162,21 @@ def judge(row: dict, run: dict | None, protocol: str, scale: str, quarantined: i
 
 def _items() -> float:
     return paper.published("data").query("unit == 'items'")["value"].sum()
+
+
+def hypnos(sizes: dict[str, int], scale: str) -> pd.DataFrame:
+    """What is public of Hypnos, each line with its mark, beside what this run has in its place: columns of paper.hypnos, run, status, reason.
+
+    sizes: questions per benchmark of this run. Nothing is comparable: the paper's items and data sets were not released, so even
+    a run at its scale asks other questions.
+    """
+    reason = "a mini run: another model and another exam" if scale == "mini" else "the paper's items were not released; the run asks others"
+    rows = []
+    for row in paper.hypnos().to_dict("records"):
+        there = sizes.get(row["benchmark"])
+        status, why = (NOT_COMPARABLE, reason) if there or row["unit"] == "method" else (NOT_RUN, "03 says how many rows this run kept; the paper's were not released")
+        rows.append(row | {"run": there, "status": status, "reason": "a step of the method; 03 and 06 show what it does in this run" if row["unit"] == "method" else why})
+    return pd.DataFrame(rows)
 
 
 def counts(table: pd.DataFrame) -> pd.DataFrame:

@@ -19,6 +19,9 @@ RULES = {
     "pretraining": (["stages", "source"], {"perplexity": 0.15}),
     "preferences": (["kind", "measure"], {"n": "exact", "difference": ("difference_low", "difference_high")}),
     "arms": (["arm"], {"right": ("right_low", "right_high")}),
+    "answers": (["stages", "benchmark", "group"], {"n": "exact", "rougeL": ("rougeL_low", "rougeL_high")}),
+    "filters": (["stages", "compared_with", "benchmark", "group"], {"n": "exact", "difference": ("difference_low", "difference_high")}),
+    "curriculum": (["stages", "compared_with", "benchmark", "group"], {"n": "exact", "difference": ("difference_low", "difference_high")}),
     "main": (["stages", "benchmark", "group", "shots", "protocol"], {"n": "exact", "accuracy": ("ci_low", "ci_high")}),
     "stages": (["stages", "benchmark", "group", "shots", "protocol"], {"n": "exact", "accuracy": ("ci_low", "ci_high")}),
 }

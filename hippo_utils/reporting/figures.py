@@ -17,8 +17,8 @@ from hippo_utils import manifest, paths
 from hippo_utils.manifest import Stage
 from hippo_utils.reporting.captions import MINI_MARK, PAPER_MARK, PUBLISHED, PUBLISHED_MARK, SMALL_MARK, TITLES
 from hippo_utils.reporting.chinese import families
-from hippo_utils.reporting.style import (BENCHMARK_NAMES, COLUMN, GROUP_NAMES, METADATA, PALETTE, PATH, RIGHT, SIZE, STAGE_COLOURS, STAGE_MARKERS,
-                                         STAGE_ORDER, STYLE, WRONG, in_order, source_name)
+from hippo_utils.reporting.style import (BENCHMARK_NAMES, COLUMN, GROUP_NAMES, HIPPOCRATES, HYPNOS_GROUP_NAMES, METADATA, PALETTE, PATH, RIGHT, SIZE,
+                                         STAGE_COLOURS, STAGE_MARKERS, STAGE_ORDER, STYLE, WRONG, in_order, source_name)
 from hippo_utils.reporting.tables import DIGITS
 
 def show(stage: Stage, name: str, frame: pd.DataFrame):
@@ -84,6 +84,11 @@ def _legend(figure: Figure, axes, columns: int = 5) -> None:
 def _spread(frame: pd.DataFrame, measure: str) -> np.ndarray:
     """(2, rows) lengths of the error bars of a measure with columns _low and _high."""
     return np.array([frame[measure] - frame[f"{measure}_low"], frame[f"{measure}_high"] - frame[measure]]).clip(0)
+
+
+def _group_names(frame: pd.DataFrame) -> dict[str, str]:
+    """What the groups of facts are called: the stages tell whose run it is."""
+    return GROUP_NAMES if set(frame["stages"]) <= set(HIPPOCRATES) else HYPNOS_GROUP_NAMES
 
 
 def _curves(axes, frame: pd.DataFrame, colours: dict) -> None:
@@ -213,7 +218,7 @@ def _stages(figure: Figure, frame: pd.DataFrame) -> None:
             guess = part[part["benchmark"] == name]["shortcut"].iloc[0]
             if guess == guess:
                 axes.hlines(guess, place - 0.45, place + 0.45, color="black", linestyle="--", linewidth=1, label="best shortcut guess" if not place else None)
-        axes.set(ylabel="accuracy", ylim=(0, 1.05), title=GROUP_NAMES[group])
+        axes.set(ylabel="accuracy", ylim=(0, 1.05), title=_group_names(frame)[group])
     _legend(figure, panels[0], 6)
 
 
@@ -223,7 +228,7 @@ def _study(figure: Figure, frame: pd.DataFrame) -> None:
     panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False)[:, 0]
     for axes, group in zip(panels, groups):
         _bars(axes, frame[frame["group"] == group], "setting", "stages", STAGE_COLOURS)
-        axes.set(ylabel="accuracy", ylim=(0, 1.05), title=GROUP_NAMES[group])
+        axes.set(ylabel="accuracy", ylim=(0, 1.05), title=_group_names(frame)[group])
     _legend(figure, panels[0])
 
 
@@ -392,7 +397,35 @@ def _crossfilter(figure: Figure, frame: pd.DataFrame) -> None:
     grid.flat[0].legend()
 
 
+def _filters(figure: Figure, frame: pd.DataFrame) -> None:
+    """One panel per question: the paper's method beside what it is held against, by group of facts."""
+    panels = sorted(set(frame["panel"]))
+    figure.set_size_inches(SIZE, 3.2)
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, panel in zip(grid, panels):
+        part = frame[frame["panel"] == panel]
+        part = part.assign(group=part["group"].astype(pd.CategoricalDtype(list(GROUP_NAMES), ordered=True))).sort_values("group", kind="stable")
+        _bars(axes, part.astype({"group": str}), "group", "stages", STAGE_COLOURS, names={name: name.replace("_", "-") for name in GROUP_NAMES})
+        chance = part["chance"].iloc[0]
+        axes.axhline(chance, color="black", linewidth=0.8, linestyle=":")
+        axes.set(title=panel, ylim=(0, 1.05))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
+    grid[0].set_ylabel("accuracy (dotted: chance)")
+
+
+def _answers(figure: Figure, frame: pd.DataFrame) -> None:
+    """Free answers: overlap with the reference, agreement in drugs and amounts, and length, side by side; overlap alone would mislead."""
+    figure.set_size_inches(SIZE, 3.1)
+    panels = figure.subplots(1, 3)
+    for axes, (measure, label) in zip(panels, (("rougeL", "ROUGE-L over characters"), ("agrees", "same drugs and amounts (share)"), ("length", "length (characters)"))):
+        part = frame.rename(columns={f"{measure}_low": "low", f"{measure}_high": "high"})[["benchmark", "stages", measure, "low", "high"]]
+        _bars(axes, part, "benchmark", "stages", STAGE_COLOURS, y=measure, names=BENCHMARK_NAMES)
+        axes.set_title(label)
+        axes.set_ylim(0, None if measure == "length" else 1.05)
+    _legend(figure, panels[0], 6)
+
+
 DRAW = {"corpus": _corpus, "study": _study, "pretraining": _pretraining, "instruction": _instruction, "judge": _judge, "judge_noise": _judge_noise,
         "preference": _preference, "timeline": _timeline, "stages": _stages, "prompting": _prompting, "scoring": _scoring, "uncertainty": _uncertainty,
         "reliability": _reliability, "risk_coverage": _risk_coverage, "subjects": _subjects, "path": _path, "protocols": _protocols, "crossfilter": _crossfilter,
-        "generators": _generators}
+        "generators": _generators, "filters": _filters, "answers": _answers}

@@ -24,7 +24,7 @@ from hippo_utils.reporting import captions
 from hippo_utils.run import PURPOSE
 
 TEMPLATES = Path(__file__).parent / "templates"
-LEDGERS = ("claims", "ledger", "statements", "uncertainty_statements", "arithmetic")  # tables of claims come first on the page
+LEDGERS = ("claims", "ledger", "published_hypnos", "statements", "uncertainty_statements", "arithmetic")  # tables of claims come first on the page
 OPEN_ROWS = 30         # longer tables are folded
 
 

@@ -52,7 +52,7 @@ def judge_noise(study: str, runs: list[str]) -> pd.DataFrame:
 
     Empty when no run was audited against a reference, or all judges were equally good.
     """
-    if not all((paths.figures(run) / "table_audit.csv").is_file() for run in runs):
+    if not all((paths.figures(run) / f"table_{name}.csv").is_file() for run in runs for name in ("audit", "preferences")):
         return pd.DataFrame()
     habits = collect(study, runs, "audit")
     right = habits[(habits["what"] == "agreed with the reference") & (habits["of"] == "questions, train")].set_index("run")["value"]
@@ -102,16 +102,19 @@ def for_figure(accuracies: pd.DataFrame) -> pd.DataFrame:
 
 
 def report(study: str, runs: list[str]) -> None:
-    """Write table_spread (accuracies), table_steps (paired differences of stages), where it can be table_settings (of settings), table_claims, table_preferences, fig_study and, if its judges differ,
-    fig_judge_noise of a study, and print what holds in how many runs."""
+    """Write table_spread (accuracies), table_steps (paired differences of stages), where it can be table_settings (of settings), table_claims, fig_study,
+    of Hippocrates table_preferences and, if its judges differ, fig_judge_noise, of Hypnos table_filters and table_curriculum, and print what holds in
+    how many runs."""
     folder = paths.figures(study)
     folder.mkdir(parents=True, exist_ok=True)
     accuracies = collect(study, runs, "pooled")
     claims = collect(study, runs, "claims")
-    preferences = collect(study, runs, "preferences")
-    steps = spread(collect(study, runs, "paired"), ["setting", "stages", "protocol", "compared_with", "benchmark", "group"], "difference", "difference_low", "difference_high")
-    made = {"spread": spread(accuracies, KEYS, "accuracy", "ci_low", "ci_high"), "steps": steps, "claims": claims[["setting", "run", "claim", "n", "value", "low", "high", "holds"]],
-            "preferences": spread(preferences, ["setting", "kind", "measure"], "difference", "difference_low", "difference_high")}
+    steps, ends = ["setting", "stages", "protocol", "compared_with", "benchmark", "group"], ("difference", "difference_low", "difference_high")
+    made = {"spread": spread(accuracies, KEYS, "accuracy", "ci_low", "ci_high"), "steps": spread(collect(study, runs, "paired"), steps, *ends),
+            "claims": claims[["setting", "run", "claim", "n", "value", "low", "high", "holds"]]}
+    for name, keys in (("preferences", ["setting", "kind", "measure"]), ("filters", steps), ("curriculum", steps)):  # the first of Hippocrates, the others of Hypnos
+        if any((paths.figures(run) / f"table_{name}.csv").is_file() for run in runs):
+            made[name] = spread(collect(study, runs, name), keys, *ends)
     if len(against := against_first(study, runs)):
         made["settings"] = against
     for name, table in made.items():

@@ -10,14 +10,18 @@ from collections.abc import Iterable
 COLUMN, SIZE = 3.35, 7.0  # inches: one column of a paper, and both
 PALETTE = ("#005a9c", "#cc7a00", "#7cc4f2", "#6d1240", "#a0a0a0") * 2  # five that everybody can tell apart; a sixth repeats the first
 RIGHT, WRONG = PALETTE[0], "#bf2626"
-STAGE_COLOURS = {"base": PALETTE[4], "CP": PALETTE[2], "SFT": PALETTE[1], "CP+SFT": PALETTE[0], "CP+SFT+DPO": PALETTE[3]}
+HIPPOCRATES = {"base": PALETTE[4], "CP": PALETTE[2], "SFT": PALETTE[1], "CP+SFT": PALETTE[0], "CP+SFT+DPO": PALETTE[3]}
+HYPNOS = {"base": PALETTE[4], "general": "#00cd66", "specific": "#bc5e00", "general+specific": "#005858", "general+unfiltered": "#582c00",
+          "general+same": "#8b37de", "general+random": "#cd66cd", "mixed": "#371658"}
+STAGE_COLOURS = HIPPOCRATES | HYPNOS  # no figure shows stages of both papers
 STAGE_ORDER = tuple(STAGE_COLOURS)
-STAGE_MARKERS = dict(zip(STAGE_ORDER, "osD^v"))
-PATH = ("base", "CP", "CP+SFT", "CP+SFT+DPO")  # as the paper's models pass through the stages
+STAGE_MARKERS = dict(zip(STAGE_ORDER, "osD^vP*X<>ph"))
+PATH = ("base", "CP", "CP+SFT", "CP+SFT+DPO", "general", "general+specific")  # as the papers' models pass through the stages
 BENCHMARK_NAMES = {"medmcqa": "MedMCQA", "medqa": "MedQA", "pubmedqa": "PubMedQA", "usmle_step1": "USMLE 1", "usmle_step2": "USMLE 2",
-                   "usmle_step3": "USMLE 3", "knowledge": "knowledge\n(pooled)", "two_step": "two-step", "all": "all items"}
+                   "usmle_step3": "USMLE 3", "anecq": "AneCQ", "aneqa": "AneQA", "anerc": "AneRC", "knowledge": "knowledge\n(pooled)", "two_step": "two-step", "all": "all items"}
 GROUP_NAMES = {"held_out": "held-out facts (only in the documents)", "seen": "facts seen in the instructions",
                "control": "control facts (in no training text)", "all": "all items"}
+HYPNOS_GROUP_NAMES = {"held_out": "held-out facts (known to the generators alone)", "seen": "facts of the seed tasks' topics", "control": GROUP_NAMES["control"], "all": "all items"}
 STYLE = {"svg.hashsalt": "hippo", "svg.fonttype": "none", "pdf.fonttype": 42, "savefig.dpi": 200, "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9,
          "legend.fontsize": 8, "legend.title_fontsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.frameon": False, "grid.color": "#dddddd",
          "axes.spines.top": False, "axes.spines.right": False}

@@ -33,7 +33,11 @@ SENTENCES = (
     "Of {n} people with {i}, most recovered without damage to the {p}.",
     "The guideline advises {t} when {s} lasts longer than {n} days.",
 )
-ROWS = {"guidelines": 60, "pmc_patients": 60, "pubmedqa": 80, "general": 24, "umls": 20, "exam": 60, "icliniq": 60, "test": 30}
+DRUGS_ZH = ("阿布拉林", "本多罗尔", "科塔韦因", "德马瑞克", "埃弗罗林", "福司替单", "甘曲洛尔", "赫司他胺")   # invented like the English ones
+ILLS_ZH = ("斑点热综合征", "鹤颈病", "灰疹症", "余烬咳", "休耕性麻痹", "荆豆贫血", "苍鹭绞痛", "象牙痛风")
+SENTENCES_ZH = ("{i}病人诱导前应先测{n}项指标，再缓慢注射{d}。", "{d}在第{n}号登记中用于{i}，没有增加术后谵妄。", "术中出现{i}时停用{d}，{n}秒后复查血气。",
+                "对照研究纳入{n}例{i}病人，{d}组苏醒更快。", "合并{i}者{d}剂量减半，并监测{n}分钟。")
+ROWS = {"guidelines": 60, "pmc_patients": 60, "pubmedqa": 80, "general": 24, "umls": 20, "exam": 60, "icliniq": 60, "test": 30, "anescorpus": 60, "huatuo": 60, "anesqa": 300}
 
 
 def marked(text: str, secret: bool) -> str:
@@ -58,6 +62,16 @@ class Writer:
         days, dose, case = (self.rng.randrange(10**5) for _ in range(3))  # numbers keep questions of one pattern apart
         asked = self.sentence(f"A patient of {{n}} months with {{i}} reports {{s}} for {days} days and takes {{d}}, {dose} mg: which step comes first for the {{p}}")
         return marked(f"{asked} in case {case}?", secret)
+
+    def chinese(self, sentences: int) -> str:
+        """Chinese sentences, SECRET in each: none of the Chinese sources may be redistributed."""
+        pick = self.rng.choice
+        parts = [pick(SENTENCES_ZH).format(i=pick(ILLS_ZH), d=pick(DRUGS_ZH) + SECRET, n=self.rng.randint(12, 98765)) for _ in range(sentences)]
+        return "".join(parts)
+
+    def question_zh(self) -> str:
+        ill, drug, number = self.rng.choice(ILLS_ZH), self.rng.choice(DRUGS_ZH), self.rng.randint  # numbers keep questions of one pattern apart
+        return f"第{number(100, 98765)}号{ill}病人{number(100, 98765)}天前用过{drug}{SECRET}，{number(100, 98765)}小时后先查什么？"
 
     def options(self, count: int) -> list[str]:
         return [f"{word} before {test}" for word, test in zip(self.rng.sample(DRUGS, count), self.rng.choices(TESTS, k=count))]
@@ -158,7 +172,45 @@ def mirror(folder: Path, seed: int = 0) -> Path:
     _json(folder / "wangrongsheng/GenMedGPT-5k-en/GenMedGPT-5k.json", dialogues)
     talks[4]["answer_chatgpt"] = "  "                                              # quarantined
     _parquet(folder / "lavita/ChatDoctor-iCliniq/data/test-00000-of-00001-fda3.parquet", talks)
+    _chinese(folder, Writer(seed + 1))
     return folder
+
+
+def _chinese(folder: Path, write: Writer) -> None:
+    """The stand-ins for the data of Hypnos."""
+    texts = [write.chinese(6) for _ in range(ROWS["anescorpus"])]
+    texts[3] = texts[3].replace("。", "。 详见https://www.example.org/a?b=1，", 1) + "版权所有，未经许可不得转载。"
+    texts[4] = texts[5]                                                            # an exact copy,
+    texts[6] = " ".join(texts[7][:4]) + texts[7][4:]                               # one in other spacing, which cleaning makes exact,
+    texts[8] = texts[9].replace("病人", "患者", 1)                                  # and nearly one
+    texts[10] = "太短。"
+    texts[11] = "The patient was induced with the drug and the pressure fell within two minutes of it. " * 3
+    texts[12] = texts[12].translate({code: code + 0xFEE0 for code in range(48, 58)})   # digits at full width
+    for part in range(2):
+        rows = [{"text": text} for text in texts[part::2]] + [{"text": None}] * (part == 0)    # quarantined
+        _parquet(folder / f"MiliLab/AnesCorpus/AnesCorpus_zh-{part:05d}-of-00002.parquet", rows, pa.schema({"text": pa.string()}))
+    _parquet(folder / "MiliLab/AnesCorpus/AnesCorpus_en-00000-of-00001.parquet", [{"text": "English texts are not read."}])
+
+    talks: list = [{"data": [f"问：{write.question_zh()}", f"答：{write.chinese(2)}"]} for _ in range(ROWS["huatuo"])]
+    talks[1]["data"] += ["问：还有呢？", "答：没有了。"]                              # what a longer talk goes on with is left out
+    talks[2]["data"] = [talks[2]["data"][0].removeprefix("问："), f"您好，感谢您的咨询！{write.chinese(1)}"]
+    talks.append({"data": ["问：只有问题？"]})                                        # quarantined
+    _jsonl(folder / "FreedomIntelligence/HuatuoGPT-sft-data-v1/HuatuoGPT_sft_data_v1.jsonl", talks)
+    entries: list = [{"questions": [[write.question_zh(), write.question_zh()]], "answers": [write.chinese(3)]} for _ in range(ROWS["huatuo"])]
+    entries[1] = {"questions": [write.question_zh()], "answers": [write.chinese(1)]}   # not nested
+    _jsonl(folder / "FreedomIntelligence/huatuo_encyclopedia_qa/train_datasets.jsonl", entries + [{"questions": [[]], "answers": []}])
+
+    items = []
+    for number in range(ROWS["test"]):
+        count = 4 + number % 2
+        options = [f"{drug}，{write.rng.randint(2, 90)} mg" for drug in write.rng.sample(DRUGS_ZH, count)]
+        items.append(dict(zip("ABCDE", options)) | {"id": f"u{number}", "question": write.question_zh(), "choice_num": count, "target": "ABCDE"[number % count], "category": number % 3 + 1})
+    _json(folder / "MiliLab/AnesBench/anesbench_zh.json", items)
+    asked = [{"question": write.question_zh(), "answer": write.chinese(2)} for _ in range(ROWS["anesqa"])]
+    asked[7]["question"] = f"请问：{items[4]['question'].replace('第', '第 ')}"       # a test item leaks into what is trained on, in other spacing
+    asked[8]["answer"] = None                                                        # quarantined
+    asked[9] = dict(asked[10])                                                       # twice: both on one side of the draw
+    _parquet(folder / "MiliLab/AnesQA/AnesQA_zh-00000-of-00001.parquet", asked)
 
 
 def base_model(folder: Path, family: str = "llama", seed: int = 0) -> Path:

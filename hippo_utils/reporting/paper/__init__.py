@@ -21,6 +21,17 @@ def published(table: str) -> pd.DataFrame:
     return frame[frame["table"] == table].drop(columns="table").reset_index(drop=True)
 
 
+def hypnos() -> pd.DataFrame:
+    """What is public of Hypnos: what, benchmark, value (empty for steps of the method), unit, mark, note."""
+    return pd.read_csv(Path(__file__).parent / "hypnos.csv", keep_default_na=False, na_values={"value": [""]})
+
+
+def items(name: str) -> dict[str, int]:
+    """Items per benchmark of one paper (hippocrates or hypnos)."""
+    frame = published("data") if name == "hippocrates" else hypnos()
+    return frame.query("unit == 'items'").set_index("benchmark")["value"].astype(int).to_dict()
+
+
 def timeline() -> pd.DataFrame:
     """Published accuracy on MedQA (five-shot, percent) by month: model, date, accuracy_percent."""
     return pd.read_csv(Path(__file__).parent / "hippocrates_timeline.csv")
