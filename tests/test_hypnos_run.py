@@ -33,7 +33,7 @@ def table(run: Project, name: str) -> pd.DataFrame:
 # --- parameters ------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("setting, words", [
-    ("evaluation.stages=[base, mixed]", "evaluation.stages names ['mixed'], which instruction.stages does not train"),
+    ("evaluation.stages=[base, general, specific, general+specific, general+random, mixed]", "evaluation.stages names ['mixed'], which instruction.stages does not train"),
     ("calibration.stages=[CP]", "calibration.stages names ['CP'], which instruction.stages does not train"),
     ("instruction.stages=[specific, general+specific]", "general+specific, which builds on general; name that too"),
     ("instruction.selfinstruct=null", "selfinstruct is null, but instruction.stages trains on generated rows"),
