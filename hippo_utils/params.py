@@ -99,7 +99,7 @@ class Lora(Section):
     dropout: Share = 0.0
     targets: Literal["all-linear"] | list[str]
     bits: Literal[4] | None = Field(None, description="4 is QLoRA: the frozen weights in 4-bit NF4 (needs bitsandbytes)")
-    new_tokens: bool = Field(False, description="also train the embeddings of the tokens that pretraining.new_tokens added, and of no other")
+    new_tokens: bool = Field(False, description="also train the embeddings of the tokens that pretraining.new_tokens added, and of no other (bases whose output layer is apart)")
 
 
 class Training(Section):

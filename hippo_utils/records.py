@@ -50,8 +50,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     # read from it. `similarity` and `nearest` say why a row is not `novel`; `truth` is what the fact tables say, empty without them.
     "generated": pa.schema({"id": _text, "generator": _text, "topic": _text, "raw": _text, "prompt": _text, "completion": _text,
                             "novel": pa.bool_(), "similarity": pa.float64(), "nearest": _text, "truth": _text}),
-    # What one judge said of one generated row: `score` is empty where its reply could not be read, `safe` is the gate for harm.
-    "score": pa.schema({"id": _text, "generator": _text, "judge": _text, "score": pa.float64(), "safe": pa.bool_(), "reply": _text}),
+    # What one judge said of one generated row (its id): `score` is empty where its reply could not be read, `safe` is the gate for harm.
+    "score": pa.schema({"row": _text, "generator": _text, "judge": _text, "score": pa.float64(), "safe": pa.bool_(), "reply": _text}),
     # What a model wrote in answer to one question (AneQA, AneRC) or safety prompt, greedily.
     "answer": pa.schema({"run": _text, "seed": pa.int64(), "stages": _text, "question": _text, "benchmark": _text, "answer": _text, "tokens_cut": pa.int64()}),
     # One answer of one model to one item under one protocol. `log_likelihoods[i]` is the summed natural-log

@@ -33,7 +33,7 @@ def table(run: Project, name: str) -> pd.DataFrame:
 # --- parameters ------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("setting, words", [
-    ("evaluation.stages=[base, mixed]", "evaluation.stages names ['mixed'], which instruction.stages does not train"),
+    ("evaluation.stages=[base, general, specific, general+specific, general+random, mixed]", "evaluation.stages names ['mixed'], which instruction.stages does not train"),
     ("calibration.stages=[CP]", "calibration.stages names ['CP'], which instruction.stages does not train"),
     ("instruction.stages=[specific, general+specific]", "general+specific, which builds on general; name that too"),
     ("instruction.selfinstruct=null", "selfinstruct is null, but instruction.stages trains on generated rows"),
@@ -107,7 +107,7 @@ def test_every_reply_is_kept_with_its_generator_and_topic_and_counted(hypnos_run
     assert set(generated["generator"]) == set(WRITERS) == set(counted.index)
     topics = of_group("seen") | of_group("held_out")
     assert set(generated["topic"]) == topics and (counted["written"] == SETTINGS.instruction.selfinstruct.draws * len(topics)).all()
-    assert (generated["raw"] != "").all() and not generated.loc[generated["prompt"] == "", "novel"].any()
+    assert generated["raw"].notna().all() and not generated.loc[generated["prompt"] == "", "novel"].any()
     for name, part in generated.groupby("generator"):
         row = counted.loc[name]
         assert row["not_in_form"] == (part["prompt"] == "").sum() and row["kept"] == part["novel"].sum()
@@ -118,7 +118,7 @@ def test_every_reply_is_kept_with_its_generator_and_topic_and_counted(hypnos_run
 
 def test_every_kept_row_is_scored_by_both_and_the_arms_are_of_one_size(hypnos_run):
     written, scores = read(hypnos_run, "03_instruction", "written", "instruction"), read(hypnos_run, "03_instruction", "scores", "score")
-    assert set(scores["id"]) == set(written["id"]) and (scores.groupby("id")["judge"].nunique() == 2).all()
+    assert set(scores["row"]) == set(written["id"]) and (scores.groupby("row")["judge"].nunique() == 2).all()
     selection, arms = read(hypnos_run, "03_instruction", "selection"), table(hypnos_run, "arms").set_index("arm")
     assert list(arms.index) == list(crossfilter.ARMS)
     sizes = selection.groupby(["generator", "arm"]).size().unstack()

@@ -137,7 +137,7 @@ def check(fresh: pd.DataFrame, generators: list[str]) -> None:
 
 def as_instructions(made: pd.DataFrame, licence: str, about: dict[str, list[str]]) -> pd.DataFrame:
     """Generated records as instruction records; `source` names the generator, `about` gives the fact ids that a row (by id) asks for."""
-    return pd.DataFrame({"id": list(made["id"]), "source": "generated_" + made["generator"].to_numpy(str), "licence": licence, "prompt": list(made["prompt"]),
+    return pd.DataFrame({"id": list(made["id"]), "source": [f"generated_{name}" for name in made["generator"]], "licence": licence, "prompt": list(made["prompt"]),
                          "completion": list(made["completion"]), "fact_ids": [about.get(identity, []) for identity in made["id"]]},
                         columns=["id", "source", "licence", "prompt", "completion", "fact_ids"])
 

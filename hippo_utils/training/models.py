@@ -218,12 +218,17 @@ def add_lora(model, lora: Lora):
 
 
 def lora_config(lora: Lora, model=None, tokenizer=None):
-    """PEFT's configuration; with lora.new_tokens the embeddings (and output rows) of the tokens added to this tokenizer learn too."""
+    """PEFT's configuration; with lora.new_tokens the embeddings of the tokens that were added to this tokenizer learn too.
+
+    Their rows of the output layer stay the mean of their pieces: TRL's loss reads that layer's own weights, past any adapter.
+    """
     from peft import LoraConfig
     tokens = None
     if lora.new_tokens:
-        added = sorted(set(tokenizer.get_added_vocab().values()) - set(tokenizer.all_special_ids))
-        tokens = {name: added for name in ("embed_tokens", *(() if model.config.tie_word_embeddings else ("lm_head",)))}
+        if model.config.tie_word_embeddings:
+            raise StageError(f"lora.new_tokens: the embeddings of {model.name_or_path or 'this base'} are its output layer too, which TRL does not train "
+                             "through an adapter; leave new_tokens out, or train all weights (lora: null)")
+        tokens = {"embed_tokens": sorted(set(tokenizer.get_added_vocab().values()) - set(tokenizer.all_special_ids))}
     return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, task_type="CAUSAL_LM",
                       trainable_token_indices=tokens)
 
