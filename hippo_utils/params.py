@@ -347,11 +347,11 @@ class Baseline(Section):
 
 class OpenEnded(Section):
     """05: questions answered in free text, and what is held of the answers (Hypnos)."""
-    benchmarks: list[Literal["aneqa", "anerc"]]
+    benchmarks: list[Literal["aneqa", "anerc", "private_cases"]]
     stages: Annotated[list[StageName], Field(min_length=1)]
     tokens: Count = Field(200, description="most tokens of an answer, which is written greedily")
     limit: Count | None = Field(None, description="questions per benchmark; null = all")
-    judge: Literal["rubric", "endpoint"] | None = Field(None, description="who compares answers in pairs: the mini world's facts, or a model at an endpoint; null = nobody")
+    judge: Literal["rubric", "endpoint"] | None = Field(None, description="who compares answers in pairs: the mini world's facts, or a model at an endpoint; null = nobody. Nobody is shown private_cases")
     endpoint: Endpoint | None = Field(None, description="the judge's; it is none of the models that generated or filtered the training rows")
     against: StageName = Field("general+specific", description="the model that every other one is compared with")
     template: str = Field("anesthesia-1", description="the judge's instructions: a file of hippo_utils/judging/templates")

@@ -8,7 +8,7 @@ import sys
 
 import pandas as pd
 import pytest
-from judge_server import anesthesia, serving
+from judge_server import anesthesia, serving, verdict
 from miniatures.make import ROWS, SECRET, base_model, mirror
 
 from hippo_utils import manifest, params, paths, records
@@ -218,8 +218,19 @@ def test_the_run_goes_through_01_on_the_miniature_and_shows_neither_restricted_t
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_run_goes_from_01_to_07_on_the_miniature_and_shows_neither_restricted_text_nor_cases(whole, tmp_path, home):
-    with serving(content=anesthesia) as server:
-        small = ["evaluation.limit=8", "evaluation.precision=float32", "evaluation.allow_truncation=true", "evaluation.sensitivity.limit=2", "ablations.resamples=100",
+    told = []
+
+    def content(body):
+        text = body["messages"][-1]["content"]
+        told.append(text)
+        if "请打分" in text:
+            return json.dumps(dict.fromkeys(("fluency", "relevance", "completeness", "proficiency"), 3))
+        return verdict(body) if "<answer " in text else anesthesia(body)
+
+    with serving(content=content) as server:
+        small = ["evaluation.limit=8", "evaluation.baselines=[]", "evaluation.open_ended.benchmarks=[aneqa, private_cases]", "evaluation.open_ended.limit=2",
+                 "evaluation.open_ended.tokens=8", "evaluation.open_ended.sheet=2", "evaluation.open_ended.safety=2",
+                 f"evaluation.open_ended.endpoint.base_url={server.url}", "evaluation.open_ended.endpoint.key_variable=WRITER_KEY", "evaluation.precision=float32", "evaluation.allow_truncation=true", "evaluation.sensitivity.limit=2", "ablations.resamples=100",
                  "calibration.resamples=100", "instruction.sft.epochs=1", "instruction.validation=20", "instruction.selfinstruct.draws=3",
                  "instruction.selfinstruct.topics=[丙泊酚, 困难气道, 局麻药中毒]", *(f"instruction.selfinstruct.endpoints.{name}.{key}={value}" for name in ("gpt", "claude")
                  for key, value in (("base_url", server.url), ("key_variable", "WRITER_KEY"))), *settings(whole, tmp_path, base_model(tmp_path / "base", "qwen2"))]
@@ -231,4 +242,7 @@ def test_the_run_goes_from_01_to_07_on_the_miniature_and_shows_neither_restricte
     assert set(HYPNOS.evaluation.stages) <= set(main["stages"])
     generated = records.read("generated", paths.stage_folder("hypnos", "03_instruction") / "generated.parquet")
     assert set(generated["generator"]) == {"gpt", "claude"} and len(generated) == 2 * 3 * 3
+    judged = pd.read_csv(paths.figures("hypnos") / "table_answers_judged.csv")
+    assert set(judged["benchmark"]) == {"aneqa"} and "private_cases" in set(pd.read_csv(paths.figures("hypnos") / "table_answers.csv")["benchmark"])
+    assert len(told) > 20 and not any("青杨岭" in text or MARKER in text for text in told), "no endpoint is told of a hospital's cases"
     assert not nowhere("hypnos") and command.main(["publishable", "hypnos"]) == 0
