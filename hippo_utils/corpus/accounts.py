@@ -40,7 +40,7 @@ def _counted(batch: pd.DataFrame, loaded) -> pd.DataFrame:
     texts = as_text(batch)
     tokens = tokenizer.lengths(texts["text"], loaded)
     asked = tokenizer.lengths(batch["prompt"], loaded) if "completion" in batch else [1] * len(batch)
-    counts = texts[["source", "licence"]].assign(rows=1, words=texts["text"].map(cleaning.length), tokens=tokens,
+    counts = texts[["source", "licence"]].assign(rows=1, words=[cleaning.length(text) for text in texts["text"]], tokens=tokens,
                                                  trainable=[n - (before - 1) for n, before in zip(tokens, asked)])
     return counts.groupby(["source", "licence"], sort=False, as_index=False).sum()
 
