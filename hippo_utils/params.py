@@ -535,7 +535,7 @@ class Params(Section):
         unknown = sorted(set(c.benchmarks) - set(HYPNOS_BENCHMARKS))
         need(not unknown, f"corpus.benchmarks names {unknown}, which belong to paper hippocrates; hypnos has {', '.join(HYPNOS_BENCHMARKS)}")
         e, free = self.evaluation, self.evaluation.open_ended
-        written = sorted({"aneqa", "anerc"} & set(e.benchmarks))
+        written = sorted({"aneqa", "anerc", "private_cases"} & set(e.benchmarks))
         need(not written, f"evaluation.benchmarks names {written}, which are answered in free text; name them in evaluation.open_ended.benchmarks")
         unknown = sorted(set(free.benchmarks) - set(c.benchmarks)) if free else []
         need(not unknown, f"evaluation.open_ended.benchmarks asks for {unknown}, which corpus.benchmarks does not build")

@@ -153,10 +153,10 @@ def test_private_cases_that_cannot_be_read_are_one_sentence(tmp_path, files, wor
 
 
 def test_the_folder_and_the_benchmark_belong_together():
-    for setting in (["corpus.private_cases=here"], ["corpus.benchmarks=[anecq, private_cases]"]):
+    for setting in (["corpus.private_cases=here"], ["corpus.benchmarks=[anecq, aneqa, private_cases]"]):
         with pytest.raises(params.ParamsError, match="the folder.* and the benchmark private_cases belong together"):
             params.load("hypnos", setting)
-    assert params.load("hypnos", ["corpus.private_cases=here", "corpus.benchmarks=[anecq, private_cases]"])
+    assert params.load("hypnos", ["corpus.private_cases=here", "corpus.benchmarks=[anecq, aneqa, private_cases]"])
 
 
 def test_private_cases_are_never_shown_and_a_quotation_is_found_before_publishing(tmp_path, home):
