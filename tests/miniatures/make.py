@@ -223,6 +223,8 @@ def base_model(folder: Path, family: str = "llama", seed: int = 0) -> Path:
     tokenizer.train((write.text(4) for _ in range(200)), 512, Path(folder))
     shape = dict(vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
                  max_position_embeddings=2048, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+    if family == "qwen2":
+        shape["vocab_size"] = 520  # as in the real one, more rows than tokens: its tokenizer class adds one
     torch.manual_seed(seed)
     model = {"llama": lambda: LlamaForCausalLM(LlamaConfig(**shape)), "mistral": lambda: MistralForCausalLM(MistralConfig(**shape, sliding_window=64)),
              "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**shape))}[family]()
