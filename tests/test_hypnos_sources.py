@@ -231,7 +231,7 @@ def test_the_run_goes_from_01_to_07_on_the_miniature_and_shows_neither_restricte
         small = ["evaluation.limit=8", "evaluation.baselines=[]", "evaluation.open_ended.benchmarks=[aneqa, private_cases]", "evaluation.open_ended.limit=2",
                  "evaluation.open_ended.tokens=8", "evaluation.open_ended.sheet=2", "evaluation.open_ended.safety=2",
                  f"evaluation.open_ended.endpoint.base_url={server.url}", "evaluation.open_ended.endpoint.key_variable=WRITER_KEY", "evaluation.precision=float32", "evaluation.allow_truncation=true", "evaluation.sensitivity.limit=2", "ablations.resamples=100",
-                 "calibration.resamples=100", "instruction.sft.epochs=1", "instruction.validation=20", "instruction.selfinstruct.draws=3",
+                 "calibration.resamples=100", "instruction.sft.epochs=1", "instruction.validation=20", "instruction.selfinstruct.draws=8",
                  "instruction.selfinstruct.topics=[丙泊酚, 困难气道, 局麻药中毒]", *(f"instruction.selfinstruct.endpoints.{name}.{key}={value}" for name in ("gpt", "claude")
                  for key, value in (("base_url", server.url), ("key_variable", "WRITER_KEY"))), *settings(whole, tmp_path, base_model(tmp_path / "base", "qwen2"))]
         done = subprocess.run([sys.executable, "-m", "hippo_utils.run", "hypnos", *(word for setting in small for word in ("--set", setting))],
@@ -241,7 +241,7 @@ def test_the_run_goes_from_01_to_07_on_the_miniature_and_shows_neither_restricte
     main = pd.read_csv(paths.figures("hypnos") / "table_main.csv")
     assert set(HYPNOS.evaluation.stages) <= set(main["stages"])
     generated = records.read("generated", paths.stage_folder("hypnos", "03_instruction") / "generated.parquet")
-    assert set(generated["generator"]) == {"gpt", "claude"} and len(generated) == 2 * 3 * 3
+    assert set(generated["generator"]) == {"gpt", "claude"} and len(generated) == 2 * 3 * 8
     judged = pd.read_csv(paths.figures("hypnos") / "table_answers_judged.csv")
     assert set(judged["benchmark"]) == {"aneqa"} and "private_cases" in set(pd.read_csv(paths.figures("hypnos") / "table_answers.csv")["benchmark"])
     assert len(told) > 20 and not any("青杨岭" in text or MARKER in text for text in told), "no endpoint is told of a hospital's cases"
