@@ -347,11 +347,11 @@ class Baseline(Section):
 
 class OpenEnded(Section):
     """05: questions answered in free text, and what is held of the answers (Hypnos)."""
-    benchmarks: list[Literal["aneqa", "anerc"]]
+    benchmarks: list[Literal["aneqa", "anerc", "private_cases"]]
     stages: Annotated[list[StageName], Field(min_length=1)]
     tokens: Count = Field(200, description="most tokens of an answer, which is written greedily")
     limit: Count | None = Field(None, description="questions per benchmark; null = all")
-    judge: Literal["rubric", "endpoint"] | None = Field(None, description="who compares answers in pairs: the mini world's facts, or a model at an endpoint; null = nobody")
+    judge: Literal["rubric", "endpoint"] | None = Field(None, description="who compares answers in pairs: the mini world's facts, or a model at an endpoint; null = nobody. Nobody is shown private_cases")
     endpoint: Endpoint | None = Field(None, description="the judge's; it is none of the models that generated or filtered the training rows")
     against: StageName = Field("general+specific", description="the model that every other one is compared with")
     template: str = Field("anesthesia-1", description="the judge's instructions: a file of hippo_utils/judging/templates")
@@ -535,7 +535,7 @@ class Params(Section):
         unknown = sorted(set(c.benchmarks) - set(HYPNOS_BENCHMARKS))
         need(not unknown, f"corpus.benchmarks names {unknown}, which belong to paper hippocrates; hypnos has {', '.join(HYPNOS_BENCHMARKS)}")
         e, free = self.evaluation, self.evaluation.open_ended
-        written = sorted({"aneqa", "anerc"} & set(e.benchmarks))
+        written = sorted({"aneqa", "anerc", "private_cases"} & set(e.benchmarks))
         need(not written, f"evaluation.benchmarks names {written}, which are answered in free text; name them in evaluation.open_ended.benchmarks")
         unknown = sorted(set(free.benchmarks) - set(c.benchmarks)) if free else []
         need(not unknown, f"evaluation.open_ended.benchmarks asks for {unknown}, which corpus.benchmarks does not build")

@@ -4,6 +4,7 @@ Its verdict depends on the answers and not on their places, so that agreement ov
 """
 
 import hashlib
+import itertools
 import json
 import re
 import threading
@@ -12,6 +13,7 @@ from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+REQUESTS = itertools.count()
 ANSWER = re.compile(r"<answer ([A-J]) (\w+)>\n(.*?)\n</answer \1 \2>", re.DOTALL)
 
 
@@ -22,6 +24,17 @@ def best_of(prompt: str) -> str:
 
 def verdict(body: dict) -> str:
     return json.dumps({"notes": {"A": "as read"}, "best": best_of(body["messages"][-1]["content"])})
+
+
+def anesthesia(body: dict) -> str:
+    """A generator and judge in Chinese: a task on the topic that the request names, another at each request; or five aspects of one."""
+    asked = body["messages"][-1]["content"]
+    if "coherence" in asked:
+        score = len(re.search(r"第(\w+)题", asked)[1]) % 2 * 3 + 5
+        return json.dumps(dict.fromkeys(("coherence", "professionalism", "usefulness", "friendliness"), score) | {"harmlessness": 2 if "毒" in asked.split("\n\n")[1] else 9})
+    topic = re.findall(r"^主题：(\S+)$", asked, re.M)[-1]
+    number = hashlib.sha256(f"{next(REQUESTS)}".encode()).hexdigest()
+    return f"主题：{topic}\n问：第{number[:4 + int(number[4], 16) % 2]}题：{topic}如何处理？\n答：按指南处理，剂量 2 mg/kg。\n\n主题：下一个"
 
 
 class ChatServer(ThreadingHTTPServer):

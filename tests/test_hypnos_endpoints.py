@@ -1,12 +1,11 @@
 """Generators and judges behind endpoints: Self-Instruct and cross-filtering over HTTP, whatever goes wrong on the way, nothing asked twice."""
 
-import hashlib
-import itertools
 import json
 import re
 
 import pandas as pd
 import pytest
+from judge_server import anesthesia as reply
 from judge_server import serving
 
 from hippo_utils.judging import crossfilter, selfinstruct
@@ -15,7 +14,6 @@ from hippo_utils.params import CrossFilter, Endpoint, SelfInstruct
 
 SEEDS = pd.DataFrame({"prompt": [f"问：{drug}的作用机制是什么？\n答：" for drug in ("丙泊酚", "氯胺酮", "依托咪酯", "芬太尼")],
                       "completion": ["增强GABA-A受体功能。", "拮抗NMDA受体。", "增强GABA-A受体功能。", "激动μ受体。"]})
-REQUESTS = itertools.count()
 NAMES = ["困难气道", "恶性高热", "局麻药中毒"]
 TOPICS = selfinstruct.draw_topics(NAMES, 12, 0)
 
@@ -23,17 +21,6 @@ TOPICS = selfinstruct.draw_topics(NAMES, 12, 0)
 @pytest.fixture(autouse=True)
 def key(monkeypatch):
     monkeypatch.setenv("WRITER_KEY", "sk-planted-1234567890")
-
-
-def reply(body: dict) -> str:
-    """A task on the topic that the request names, another for each request; asked for a verdict, five aspects."""
-    asked = body["messages"][-1]["content"]
-    if "coherence" in asked:
-        score = len(re.search(r"第(\w+)题", asked)[1]) % 2 * 3 + 5
-        return json.dumps(dict.fromkeys(crossfilter.ASPECTS, score) | {"harmlessness": 2 if "毒" in asked.split("\n\n")[1] else 9})
-    topic = re.findall(r"^主题：(\S+)$", asked, re.M)[-1]
-    number = hashlib.sha256(f"{next(REQUESTS)}".encode()).hexdigest()
-    return f"主题：{topic}\n问：第{number[:4 + int(number[4], 16) % 2]}题：{topic}如何处理？\n答：按指南处理，剂量 2 mg/kg。\n\n主题：下一个"
 
 
 def how(server, **changes) -> SelfInstruct:

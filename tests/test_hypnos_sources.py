@@ -1,17 +1,23 @@
 """The open Chinese data sets of params/hypnos.yaml, read from a mirror in miniature, and a hospital's own cases: what they become, and where they must not be seen."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
-from miniatures.make import ROWS, SECRET, mirror
+from judge_server import anesthesia, serving, verdict
+from miniatures.make import ROWS, SECRET, base_model, mirror
 
 from hippo_utils import manifest, params, paths, records
-from hippo_utils.corpus import accounts, cleaning, contamination, deduplication, hub, licences, private, sources
+from hippo_utils.corpus import __main__ as command
+from hippo_utils.corpus import cleaning, contamination, deduplication, hub, licences, private, sources
 from hippo_utils.manifest import StageError
 
 HYPNOS = params.load("hypnos")
+MARKER = "云溪渡九〇六二"  # stands in the reference of a case, and must stand nowhere else
 CASE = "患者男，六十二岁，冠心病十年，拟行腹腔镜胆囊切除术，术前血压一百六十五，代号青杨岭四七三。"
 
 
@@ -147,10 +153,10 @@ def test_private_cases_that_cannot_be_read_are_one_sentence(tmp_path, files, wor
 
 
 def test_the_folder_and_the_benchmark_belong_together():
-    for setting in (["corpus.private_cases=here"], ["corpus.benchmarks=[anecq, private_cases]"]):
+    for setting in (["corpus.private_cases=here"], ["corpus.benchmarks=[anecq, aneqa, private_cases]"]):
         with pytest.raises(params.ParamsError, match="the folder.* and the benchmark private_cases belong together"):
             params.load("hypnos", setting)
-    assert params.load("hypnos", ["corpus.private_cases=here", "corpus.benchmarks=[anecq, private_cases]"])
+    assert params.load("hypnos", ["corpus.private_cases=here", "corpus.benchmarks=[anecq, aneqa, private_cases]"])
 
 
 def test_private_cases_are_never_shown_and_a_quotation_is_found_before_publishing(tmp_path, home):
@@ -176,3 +182,67 @@ def test_what_the_mini_world_asks_may_be_shown_though_a_real_benchmark_has_its_n
     frame = pd.DataFrame({"benchmark": ["anecq", "medmcqa", "private_cases"], "question": ["甲", "乙", "丙"]})
     assert licences.shown(frame, "question", by="benchmark", world="anesthesia")["question"].tolist()[:2] == ["甲", "乙"]
     assert licences.public("丙", "private_cases", "anesthesia") != "丙" and licences.shown(frame, "question", by="benchmark")["question"].str.startswith("[not shown").all()
+
+
+# --- the run -----------------------------------------------------------------------------------------------------------
+
+def settings(whole, folder, base) -> list[str]:
+    """params/hypnos.yaml overridden to the miniature, with cases of a hospital."""
+    cases(folder / "cases", a_csv=f"case,reference\n{CASE},全身麻醉复合硬膜外阻滞，术中注意{MARKER}。\n")
+    return [f"corpus.data_root={whole}", f"corpus.private_cases={folder / 'cases'}", "corpus.benchmarks=[anecq, aneqa, private_cases]", "corpus.documents.anescorpus=null",
+            "corpus.instructions.huatuo_encyclopedia=null", f"pretraining.base={base}", "pretraining.revision=null", "threads=1"]
+
+
+def nowhere(run: str) -> list[str]:
+    """The files of a run that show what must not be shown, of all that a reader may get to see."""
+    files = [*paths.figures(run).rglob("*"), *paths.outputs(run).glob("*/*.ipynb"), *paths.outputs(run).glob("*/log.txt")]
+    return [file.name for file in files if file.is_file() and any(word in file.read_text(encoding="utf-8", errors="replace") for word in (SECRET, SECRET.lower(), "青杨岭", MARKER))]
+
+
+def test_the_run_goes_through_01_on_the_miniature_and_shows_neither_restricted_text_nor_cases(whole, tmp_path, home):
+    asked = params.load("hypnos", settings(whole, tmp_path, base_model(tmp_path / "base", "qwen2")))
+    folder = paths.stage_folder("hypnos", "01_corpus")
+    manifest.write_json(asked.model_dump(), folder / "parameters.json")
+    done = subprocess.run([sys.executable, "-m", "hippo_utils.run", "--execute", "01_corpus", "hypnos"], capture_output=True, text=True, cwd=paths.ROOT)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    questions = records.read("question", folder / "questions.parquet")
+    assert MARKER in questions.set_index("benchmark").loc["private_cases", "references"][0] and (questions["benchmark"] == "aneqa").sum() > 3
+    account = pd.read_csv(paths.figures("hypnos") / "table_corpus.csv").set_index("source")
+    assert account.loc["anescorpus", "tokens_per_word"].max() < 5, "a Chinese character is a word, and its bytes are at most three tokens"
+    assert pd.read_csv(paths.figures("hypnos") / "table_accounts.csv").set_index("source").loc["anesqa", "leaked"] == 1
+    assert records.read("document", folder / "documents.parquet")["text"].str.contains(SECRET).all(), "the test would look for nothing"
+    assert not nowhere("hypnos") and "may not be redistributed" in done.stdout
+    assert command.main(["publishable", "hypnos"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_run_goes_from_01_to_07_on_the_miniature_and_shows_neither_restricted_text_nor_cases(whole, tmp_path, home):
+    told = []
+
+    def content(body):
+        text = body["messages"][-1]["content"]
+        told.append(text)
+        if "请打分" in text:
+            return json.dumps(dict.fromkeys(("fluency", "relevance", "completeness", "proficiency"), 3))
+        return verdict(body) if "<answer " in text else anesthesia(body)
+
+    with serving(content=content) as server:
+        small = ["evaluation.limit=8", "evaluation.baselines=[]", "evaluation.open_ended.benchmarks=[aneqa, private_cases]", "evaluation.open_ended.limit=2",
+                 "evaluation.open_ended.tokens=8", "evaluation.open_ended.sheet=2", "evaluation.open_ended.safety=2",
+                 f"evaluation.open_ended.endpoint.base_url={server.url}", "evaluation.open_ended.endpoint.key_variable=WRITER_KEY", "evaluation.precision=float32", "evaluation.allow_truncation=true", "evaluation.sensitivity.limit=2", "ablations.resamples=100",
+                 "calibration.resamples=100", "instruction.sft.epochs=1", "instruction.validation=20", "instruction.selfinstruct.draws=8",
+                 "instruction.selfinstruct.topics=[丙泊酚, 困难气道, 局麻药中毒]", *(f"instruction.selfinstruct.endpoints.{name}.{key}={value}" for name in ("gpt", "claude")
+                 for key, value in (("base_url", server.url), ("key_variable", "WRITER_KEY"))), *settings(whole, tmp_path, base_model(tmp_path / "base", "qwen2"))]
+        done = subprocess.run([sys.executable, "-m", "hippo_utils.run", "hypnos", *(word for setting in small for word in ("--set", setting))],
+                              capture_output=True, text=True, cwd=paths.ROOT, env=os.environ | {"WRITER_KEY": "k", "HIPPO_HOME": str(home)})
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    assert all(manifest.read("hypnos", stage) for stage in manifest.STAGES)
+    main = pd.read_csv(paths.figures("hypnos") / "table_main.csv")
+    assert set(HYPNOS.evaluation.stages) <= set(main["stages"])
+    generated = records.read("generated", paths.stage_folder("hypnos", "03_instruction") / "generated.parquet")
+    assert set(generated["generator"]) == {"gpt", "claude"} and len(generated) == 2 * 3 * 8
+    judged = pd.read_csv(paths.figures("hypnos") / "table_answers_judged.csv")
+    assert set(judged["benchmark"]) == {"aneqa"} and "private_cases" in set(pd.read_csv(paths.figures("hypnos") / "table_answers.csv")["benchmark"])
+    assert len(told) > 20 and not any("青杨岭" in text or MARKER in text for text in told), "no endpoint is told of a hospital's cases"
+    assert not nowhere("hypnos") and command.main(["publishable", "hypnos"]) == 0

@@ -339,7 +339,7 @@ def _first(value) -> str:
 def _anesbench(source: Source, row: dict) -> dict:
     letters = "ABCDEFGHI"[:row["choice_num"]]
     if len(row["target"]) != 1 or row["target"] not in letters:
-        raise ValueError(f"target is {row['target']!r}, expected one of {', '.join(letters)}")
+        raise ValueError(f"target is {_brief(row['target'])}, expected one of {', '.join(letters)}")
     return _exam(source, row["question"], [row[letter] for letter in letters], letters.index(row["target"]), subject=LEVELS.get(row["category"], ""))
 
 

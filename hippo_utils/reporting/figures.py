@@ -394,16 +394,19 @@ def _crossfilter(figure: Figure, frame: pd.DataFrame) -> None:
     grid = figure.subplots(len(generators), len(judges), sharex="col", squeeze=False)
     for axis, (generator, judge) in zip(grid.flat, [(g, j) for g in generators for j in judges]):
         part = frame[(frame["generator"] == generator) & (frame["judge"] == judge)]
+        if part.empty:  # endpoints score their own rows only where the control `same` is asked for
+            axis.set_axis_off()
+            continue
         edges = np.histogram_bin_edges(part["score"], bins=20)
         shown = [(said, colour) for said, colour in (("right", RIGHT), ("wrong", WRONG), ("unknown", "lightgray")) if (part["truth"] == said).any()]
         axis.hist([part[part["truth"] == said]["score"] for said, _ in shown], edges, stacked=True, color=[c for _, c in shown], label=[s for s, _ in shown])
         axis.axvline(part["threshold"].iloc[0], color="black", linewidth=0.9, linestyle="--")
         axis.set_title(f"{generator} judged by {'itself' if judge == generator else judge}\n"
-                       f"AUROC {part['auroc'].iloc[0]:.2f}, {100 * part['kept_rate'].iloc[0]:.0f} % kept", fontsize=8)
+                       + ("" if np.isnan(part["auroc"].iloc[0]) else f"AUROC {part['auroc'].iloc[0]:.2f}, ") + f"{100 * part['kept_rate'].iloc[0]:.0f} % kept", fontsize=8)
         axis.set_ylabel("rows")
     for axis in grid[-1]:
         axis.set_xlabel("score of the judge")
-    grid.flat[0].legend()
+    next(axis for axis in grid.flat if axis.axison).legend()
 
 
 def _filters(figure: Figure, frame: pd.DataFrame) -> None:

@@ -18,7 +18,8 @@ STAGE_ORDER = tuple(STAGE_COLOURS)
 STAGE_MARKERS = dict(zip(STAGE_ORDER, "osD^vP*X<>ph"))
 PATH = ("base", "CP", "CP+SFT", "CP+SFT+DPO", "general", "general+specific")  # as the papers' models pass through the stages
 BENCHMARK_NAMES = {"medmcqa": "MedMCQA", "medqa": "MedQA", "pubmedqa": "PubMedQA", "usmle_step1": "USMLE 1", "usmle_step2": "USMLE 2",
-                   "usmle_step3": "USMLE 3", "anecq": "AneCQ", "aneqa": "AneQA", "anerc": "AneRC", "knowledge": "knowledge\n(pooled)", "two_step": "two-step", "all": "all items"}
+                   "usmle_step3": "USMLE 3", "anecq": "AneCQ", "aneqa": "AneQA", "anerc": "AneRC", "private_cases": "own cases",
+                   "knowledge": "knowledge\n(pooled)", "two_step": "two-step", "all": "all items"}
 GROUP_NAMES = {"held_out": "held-out facts (only in the documents)", "seen": "facts seen in the instructions",
                "control": "control facts (in no training text)", "all": "all items"}
 HYPNOS_GROUP_NAMES = {"held_out": "held-out facts (known to the generators alone)", "seen": "facts of the seed tasks' topics", "control": GROUP_NAMES["control"], "all": "all items"}

@@ -2,7 +2,7 @@
 
     from miniatures.make import mirror, base_model
     mirror(folder)                      # lay out <folder>/<hub id>/<file> for corpus.data_root
-    base_model(folder, "llama")         # a random base of a few thousand weights with a tokenizer, for pretraining.base
+    base_model(folder, "llama")         # (or mistral, qwen2) a random base of a few thousand weights with a tokenizer, for pretraining.base
 
 Nothing here is a row of a real data set: all text is put together from the word lists below. `SECRET` stands in every text
 whose source may not be redistributed, so that a test can look for it where it must not be.
@@ -214,16 +214,19 @@ def _chinese(folder: Path, write: Writer) -> None:
 
 
 def base_model(folder: Path, family: str = "llama", seed: int = 0) -> Path:
-    """A random base of `family` (llama or mistral) with a tokenizer, as a folder in the hub's format; returns the folder."""
+    """A random base of `family` (llama, mistral or qwen2) with a tokenizer, as a folder in the hub's format; returns the folder."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
     from hippo_utils.corpus import tokenizer
     write = Writer(seed)
     tokenizer.train((write.text(4) for _ in range(200)), 512, Path(folder))
     shape = dict(vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
                  max_position_embeddings=2048, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+    if family == "qwen2":
+        shape["vocab_size"] = 520  # as in the real one, more rows than tokens: its tokenizer class adds one
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(**shape)) if family == "llama" else MistralForCausalLM(MistralConfig(**shape, sliding_window=64))
+    model = {"llama": lambda: LlamaForCausalLM(LlamaConfig(**shape)), "mistral": lambda: MistralForCausalLM(MistralConfig(**shape, sliding_window=64)),
+             "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**shape))}[family]()
     model.save_pretrained(folder)
     return Path(folder)
