@@ -162,3 +162,12 @@ def test_english_tables_of_the_reference_run_are_what_they_were():
     best = [contamination.compare(accounts.as_text(rows), questions, settings.corpus.contamination_threshold)[0] for rows in kept]
     sweep = contamination.sweep(contamination._audit(best, test, settings.corpus.decontaminate), test)
     assert sweep.equals(pd.read_csv(paths.ROOT / "figures/reference/mini_llama/table_contamination.csv"))
+
+
+def test_the_tokens_of_a_chinese_text_are_shown_without_broken_characters(tmp_path):
+    from hippo_utils.corpus import tokenizer
+    loaded = tokenizer.load(tokenizer.train(["丙泊酚用于诱导。"] * 40, 300, tmp_path))
+    text = "痉挛时停用丙泊酚。"
+    shown = tokenizer.pieces(text, loaded, most=200)
+    assert "".join(piece.split(" (")[0] for piece in shown) == text and "\ufffd" not in "".join(shown)
+    assert any(piece.startswith("痉 (") for piece in shown), "a character of several tokens says so"

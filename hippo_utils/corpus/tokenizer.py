@@ -45,6 +45,17 @@ def lengths(texts: Iterable[str], loaded) -> list[int]:
     return [len(encoding.ids) + 1 for encoding in loaded.encode_batch(list(texts), add_special_tokens=False)]
 
 
+def pieces(text: str, loaded, most: int = 40) -> list[str]:
+    """The first tokens of a text as they stand in it. Characters that share tokens (a Chinese one may take three) stand together, with their number."""
+    spans: list[list[int]] = []
+    for start, end in loaded.encode(text, add_special_tokens=False).offsets[:most]:
+        if spans and start < spans[-1][1]:
+            spans[-1] = [spans[-1][0], max(end, spans[-1][1]), spans[-1][2] + 1]
+        else:
+            spans.append([start, end, 1])
+    return [text[start:end] + (f" ({tokens})" if tokens > 1 else "") for start, end, tokens in spans]
+
+
 def count(texts: Iterable[str], folder: str | Path) -> int:
     """Tokens in `texts`, one end mark per text included."""
     return sum(lengths(texts, load(folder)))
