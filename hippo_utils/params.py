@@ -614,7 +614,7 @@ def _extended(content: dict, origin: str, seen: tuple[str, ...] = ()) -> dict:
     """`content` merged over the chain of files that it extends."""
     content = dict(content)
     parent = content.pop("extends", None)
-    if not parent:
+    if parent is None:
         return content
     if not isinstance(parent, str) or not RUN_NAME.fullmatch(parent):
         raise ParamsError(f"{origin}: extends: expected the name of a file in params/ without its ending, got {parent!r}")

@@ -68,7 +68,7 @@ def test_template_syntax_in_an_answer_is_text():
 
 
 def test_an_unknown_template_is_one_sentence_that_names_those_there_are():
-    with pytest.raises(StageError, match="no template clinician-9; there are clinician-1$"):
+    with pytest.raises(StageError, match="no template clinician-9; there are anesthesia-1, clinician-1$"):
         prompts.messages("clinician-9", "best", "q", ANSWERS)
 
 

@@ -87,7 +87,9 @@ def test_without_a_manifest_a_stage_is_not_done_whatever_lies_in_its_folder(done
 
 def test_a_stages_own_parameters_make_it_due_and_others_do_not(done):
     settings = changed("pretraining.cp.learning_rate=1e-3")
-    assert (why(FIRST, settings), why(SECOND, settings), why(LAST, settings)) == ([], ["its parameters changed"], [])
+    assert (why(FIRST, settings), why(SECOND, settings), why(LAST, settings)) == ([], ["its parameters changed"], ["its parameters changed"])
+    settings = changed("instruction.sft.learning_rate=2e-3")
+    assert (why(FIRST, settings), why(SECOND, settings), why(LAST, settings)) == ([], [], ["its parameters changed"])
     assert [why(stage, changed("seed=1")) for stage in (FIRST, SECOND, LAST)] == [["its parameters changed"]] * 3
 
 
@@ -262,7 +264,7 @@ def test_a_manifest_can_be_walked_back_to_the_data(done):
         assert made["inputs"][needed]["outputs_hash"] == manifest.outputs_hash("mini_llama", needed)
         assert made["inputs"][needed]["manifest_sha256"] == manifest.file_hash(paths.manifest("mini_llama", needed))
     assert made["params_hash"] == LLAMA.hash() and made["seed"] == LLAMA.seed
-    assert made["parameters"]["instruction"] == LLAMA.model_dump()["instruction"] and "pretraining" not in made["parameters"]
+    assert made["parameters"]["instruction"] == LLAMA.model_dump()["instruction"] and "evaluation" not in made["parameters"]
     assert made["outputs"]["model/weights"]["sha256"] == manifest.file_hash(paths.stage_folder("mini_llama", LAST) / "model" / "weights")
     assert made["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert {"git", "device", "platform", "finished", "seconds", "peak_memory_mib", "threads"} <= made.keys()
