@@ -110,6 +110,8 @@ def believed(project) -> list[str]:
 
 # --- kills -----------------------------------------------------------------------------------------------------------
 
+@pytest.mark.slow
+@pytest.mark.tail
 def test_twenty_kills_at_random_moments_and_the_numbers_are_the_same(quick, quick_done, undisturbed):
     chance, killed, tried = random.Random(20), 0, 0
     while killed < 20:
