@@ -24,12 +24,7 @@ WORDS = ("aspirin beta blocks cough dose edema fever gout heart iron joint kidne
 LIMIT = 512
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
