@@ -58,9 +58,10 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 }
 
 DRAWING = ("hippo_utils.reporting.figures", "hippo_utils.reporting.captions", "hippo_utils.reporting.style")  # redrawn, never a reason to compute again
+PICTURES = (".png", ".svg", ".pdf")
 KEPT = ("log.txt", "parameters.json", ".lock", "checkpoints")  # not made by the notebook, or, checkpoints, what a killed run continues from
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "lm_eval": "lm-eval", "yaml": "PyYAML"}  # where the import has another name
-SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)  # ends the names of variables that hold one
+SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|_PAT)(_?\d+|_ID)?$", re.IGNORECASE)  # ends the names of variables that hold one
 PATIENCE = 20.0  # seconds that a stage waits for another process to let go of it
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -252,7 +253,8 @@ def reasons(settings: Params, stage: str) -> list[str]:
              "package": "the package's code changed", "versions": "library versions changed",
              "data": "the lock of its data sets changed"}
     found = [words.get(part, f"the {part} changed") for part in now if now[part] != then.get(part)]
-    folders = ((made["outputs"], paths.stage_folder(settings.run, stage)), (made["figures"], paths.figures(settings.run)))
+    tables = {name: entry for name, entry in made["figures"].items() if not name.endswith(PICTURES)}  # a picture is drawn again from its CSV
+    folders = ((made["outputs"], paths.stage_folder(settings.run, stage)), (tables, paths.figures(settings.run)))
     for entries, folder in folders:
         if wrong := changed(folder, entries):
             more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
@@ -381,7 +383,8 @@ class Stage:
             "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform != "darwin" else 2**20),
         }
         write_json(manifest, paths.manifest(self.settings.run, self.name))
-        _claimed.pop(self.folder).close()
+        if claim := _claimed.pop(self.folder, None):  # None: the last cell was run a second time
+            claim.close()
         return paths.manifest(self.settings.run, self.name)
 
 
@@ -434,8 +437,12 @@ def _limit_threads(threads: int) -> None:
 def begin(stage: str, settings: Params) -> Stage:
     """Open a stage: check that the stages before are done, take down its old manifest, empty its folder, fix the threads."""
     for needed in NEEDS[stage]:
-        if read(settings.run, needed) is None:
+        made = read(settings.run, needed)
+        if made is None:
             raise StageError(f"{stage} needs {needed} of run {settings.run}, which is not done; run notebooks/{needed}.ipynb first")
+        if made["key"].get("parameters") != plan(settings, needed)["parameters"]:
+            raise StageError(f"{needed} of run {settings.run} was made with other parameters than this notebook has; run notebooks/{needed}.ipynb with these first, "
+                             f"or give this notebook the parameters of {paths.shown(paths.stage_folder(settings.run, needed) / 'manifest.json')}")
     folder = paths.stage_folder(settings.run, stage)
     _claim(folder)
     take_down(settings.run, stage)
@@ -495,13 +502,57 @@ def adopt(settings: Params, stage: str, from_run: str) -> None:
     write_json(made | {"run": settings.run, "shared_from": from_run, "params_hash": settings.hash()}, paths.manifest(settings.run, stage))
 
 
+# --- studies ---------------------------------------------------------------------------------------------------------
+
+def made_from(runs: list[str]) -> dict[str, str]:
+    """One hash per run over everything that its finished stages made: what a study of these runs was computed from."""
+    found = {run: {stage: made for stage in STAGES if (made := read(run, stage))} for run in runs}
+    return {run: _sha(json.dumps({stage: [made["outputs"], {name: entry for name, entry in made["figures"].items() if not name.endswith(PICTURES)}]
+                                  for stage, made in manifests.items()}, sort_keys=True)) for run, manifests in found.items()}
+
+
+def read_study(folder: Path) -> dict | None:
+    """What figures/<study>/study.json says: the runs, what they were then, and a hash of each table and figure; None when there is none."""
+    try:
+        content = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+        return content if isinstance(content["runs"], dict) and all(map(_plain_name, content["files"])) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def study_due(study: str, runs: list[str]) -> bool:
+    """Whether a study's tables are missing, edited, or of other runs than are there now."""
+    made = read_study(paths.figures(study))
+    return made is None or made["drawing"] != drawing_hash() or made["runs"] != made_from(runs) or bool(changed(paths.figures(study), made["files"]))
+
+
+def _why_study(file: Path, made: dict) -> int:
+    """The chain from a study's table back to its runs; the rest of the chain is that of each run."""
+    if file.name not in made["files"]:
+        raise StageError(f"{paths.shown(file)} is not among the files of the study {file.parent.name}: nothing vouches for it, so it must not be believed")
+    intact = file.is_file() and file_hash(file) == made["files"][file.name]["sha256"]
+    print(f"{paths.shown(file)}: {'as it was made' if intact else 'CHANGED OR MISSING since it was made'}, sha256 {made['files'][file.name]['sha256']}")
+    print(f"a study of {len(made['runs'])} runs, {made['scale']} scale. Not for clinical use.\n")
+    now, whole = made_from(list(made["runs"])), intact
+    for run, then in made["runs"].items():
+        there = any(read(run, stage) for stage in STAGES)
+        whole = whole and (not there or now[run] == then)
+        print(f"  {run} ({then[:10]}): " + ("not on this machine" if not there else f"python -m hippo_utils.manifest why {paths.shown(paths.figures(run) / 'table_pooled.csv')}"
+                                            if now[run] == then else "MADE AGAIN SINCE"))
+    print(f"\n{'The chain holds as far as these runs.' if whole else 'The chain is broken; ./run_all.sh with the params file of the study makes it whole again.'}")
+    return int(not whole)
+
+
 # --- walking back ----------------------------------------------------------------------------------------------------
 
 def behind(folder: Path) -> dict[str, dict]:
     """The manifests behind a folder of tables and figures, by stage: the run's own, or those that were kept beside a reference."""
     kept = folder / "provenance.json"
     if kept.is_file():
-        return json.loads(kept.read_text(encoding="utf-8"))
+        try:
+            return json.loads(kept.read_text(encoding="utf-8"))
+        except ValueError:
+            raise StageError(f"{paths.shown(kept)} cannot be read; get the committed file back, or make it again with `python -m hippo_utils.reporting keep {folder.name}`") from None
     return {stage: made for stage in STAGES if (made := read(folder.name, stage))}
 
 
@@ -543,8 +594,10 @@ def described(manifests: dict[str, dict], stage: str) -> dict[str, str]:
     section = made.get("parameters", {}).get(stage[3:], {})
     shown["values"] = _flat(section) if section else "not kept"
     if stage == STAGES[0]:
-        mini = f"the mini world in hippo_utils/miniworld/facts ({section.get('entities') or 'all'} entities)"
-        shown["read"] = "data whose source was not kept" if not section else mini if section["world"] else f"data sets from {section['data_root'] or 'the hub'}"
+        facts = {"medicine": "facts", "anesthesia": "anesthesia/facts"}.get(section.get("world"))
+        mini = f"the mini world in hippo_utils/miniworld/{facts} ({section.get('entities') or 'all'} entities)"
+        hub = f"data sets from {paths.shown(paths.mirror(section.get('data_root')))}, lock {made.get('key', {}).get('data', '')[:10] or 'none: these files were never verified'}"
+        shown["read"] = "data whose source was not kept" if not section else mini if facts else hub
     else:
         links = {needed: made["inputs"][needed]["outputs_hash"][:10] if "inputs" in made else "hash not kept" for needed in NEEDS[stage]}
         shown["read"] = ", ".join(f"{needed} ({link}{', MADE AGAIN SINCE' if needed in torn else ''})" for needed, link in links.items())
@@ -558,6 +611,8 @@ def _flat(section: dict, before: str = "") -> str:
 
 def why(file: Path) -> int:
     """Print the chain from one file back to the data; 0 when every link holds, 1 when the file or a stage behind it changed since."""
+    if study := read_study(Path(file).parent):
+        return _why_study(Path(file), study)
     folder, stage, name = _owner(file)
     manifests = behind(folder)
     made, here, whole = manifests[stage], Path(file), True
@@ -593,6 +648,10 @@ def verify(folder: Path) -> int:
     if folder not in places:
         raise StageError(f"{paths.shown(folder)}: expected outputs/RUN, figures/RUN or figures/reference/RUN below {paths.shown(paths.home())}")
     figures = places[folder]
+    if study := read_study(figures):
+        wrong = [name for name, entry in study["files"].items() if not (figures / name).is_file() or file_hash(figures / name) != entry["sha256"]]
+        print(f"[{'CHANGED' if wrong else 'OK'}] {folder.name}, a study of {len(study['runs'])} runs: " + (", ".join(wrong) + " is not what it was" if wrong else f"{len(study['files'])} files"))
+        return int(bool(wrong))
     manifests = behind(figures)
     if not manifests:
         raise StageError(f"{paths.shown(folder)} holds no finished stage; run ./run_all.sh first")

@@ -8,12 +8,13 @@ Three routes lead here and mean the same: run_all.sh PARAMS, papermill -f PARAMS
 import difflib
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from hippo_utils import paths
 
@@ -28,6 +29,15 @@ EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 def _number(value: Any) -> Any:
     """YAML reads 1e-4 as text (it wants 1.0e-4); here it is a number on every route."""
     return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
+
+
+def _numbers(value: Any) -> Any:
+    """The same inside the lists and mappings of a request body, which must be JSON: finite numbers, no dates."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("expected a finite number")
+    if isinstance(value, dict):
+        return {name: _numbers(entry) for name, entry in value.items()}
+    return [_numbers(entry) for entry in value] if isinstance(value, list) else _number(value)
 
 
 Number = Annotated[float, BeforeValidator(_number)]
@@ -198,7 +208,7 @@ class Endpoint(Section):
     model: str
     base_url: str | None = Field(None, description="null = what the variable OPENAI_BASE_URL says, else OpenAI")
     key_variable: str = Field("OPENAI_API_KEY", description="the environment variable that holds the key")
-    request: dict[str, Any] = Field({"temperature": 0, "max_tokens": 512}, description="fields of the request body; null leaves one out")
+    request: dict[str, Annotated[JsonValue, BeforeValidator(_numbers)]] = Field({"temperature": 0, "max_tokens": 512}, description="fields of the request body; null leaves one out")
     in_flight: Annotated[int, Field(ge=1, le=256)] = Field(8, description="requests at the same time")
     timeout: Positive = Field(120.0, description="seconds without an answer")
     tries: Count = Field(8, description="of one request that is rate-limited, timed out, broken off or met by a server error")

@@ -175,10 +175,12 @@ class Runner:
         return failure
 
     def redraw(self, settings: Params, stage: str) -> None:
-        """Draw a stage's figures again from their CSV files when only the drawing code changed: no notebook runs."""
-        if manifest.read(settings.run, stage)["drawing"] != manifest.drawing_hash():
+        """Draw a stage's figures again from their CSV files when only the drawing code changed or a picture is gone: no notebook runs."""
+        made = manifest.read(settings.run, stage)
+        gone = manifest.changed(paths.figures(settings.run), made["figures"])  # pictures: anything else would have been a reason to run
+        if gone or made["drawing"] != manifest.drawing_hash():
             subprocess.run([sys.executable, "-m", "hippo_utils.reporting", "redraw", settings.run, stage], check=True, cwd=paths.ROOT)
-            self.say(settings.run, stage, "figures drawn again (their style or captions changed)")
+            self.say(settings.run, stage, f"figures drawn again ({f'{gone[0]} was missing or changed' if gone else 'their style or captions changed'})")
 
     def stop(self, number: int, frame) -> None:
         """SIGINT, SIGTERM and SIGHUP: end the notebooks that run; what is finished stays finished."""
@@ -252,8 +254,8 @@ def list_stages(runs: list[Params]) -> None:
 def results(settings: Params) -> str:
     """The stage table of a run as text, from figures/<run>/table_stages.csv."""
     file = paths.figures(settings.run) / "table_stages.csv"
-    if not file.is_file():
-        return ""
+    if any(manifest.reasons(settings, stage) for stage in (*manifest.before("06_ablations"), "06_ablations")) or not file.is_file():
+        return ""  # what an earlier run made is not this run's result
     rows = list(csv.DictReader(open(file, encoding="utf-8")))
     shown = [row for row in rows if row["group"] == "held_out"] or [row for row in rows if row["group"] == "all"]
     benchmarks = list(dict.fromkeys(row["benchmark"] for row in shown))
@@ -369,6 +371,8 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] == ["--execute"]:
         return execute(*arguments[1:3])
     options = parse(arguments)
+    if "HIPPO_HOME" in os.environ:  # children work in the project's folder, where a relative path would mean another place
+        os.environ["HIPPO_HOME"] = str(paths.home())
     try:
         files = [(file, load_runs(file, options.set)) for file in (options.params or DEFAULT_RUNS)]
         runs = [settings for _, of_file in files for settings in of_file]
@@ -411,10 +415,13 @@ def main(arguments: list[str]) -> int:
         print(f"{', '.join(names)}: {len(stages)} notebooks each, {jobs} side by side. Educational and research material, not for clinical use.", flush=True)
         code = run(runs, stages=stages, force=forced, jobs=jobs)
         for file, of_file in files:
-            if len(of_file) > 1:  # a study
-                command = [sys.executable, "-m", "hippo_utils.reporting", "study", Path(file).stem, *(settings.run for settings in of_file)]
-                code = code or subprocess.run(command, cwd=paths.ROOT).returncode
+            study, members = Path(file).stem, [settings.run for settings in of_file]
+            if len(of_file) > 1 and not any(manifest.reasons(settings, stage) for settings in of_file for stage in manifest.STAGES) and manifest.study_due(study, members):
+                code = code or subprocess.run([sys.executable, "-m", "hippo_utils.reporting", "study", study, *members], cwd=paths.ROOT).returncode
         return code
+    except KeyboardInterrupt:  # before the first notebook or after the last; in between the runner ends them in order
+        print("Stopped. Finished stages are kept; the same command continues with the next one.", file=sys.stderr)
+        return 130
     except (ParamsError, manifest.StageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -5,6 +5,7 @@ entity, and over a test split, per group and attribute, every value has the same
 answers. Where a group has too few distinct values for that, it goes without the attribute.
 """
 
+import re
 from collections import Counter
 from typing import Callable
 
@@ -18,7 +19,7 @@ from hippo_utils.records import item_prompt
 _ALL = (*ATTRIBUTES["drug"], *ATTRIBUTES["disease"])
 FORMATS = {  # benchmark -> number of options, attributes asked in one step
     "medmcqa": (4, _ALL),
-    "medqa": (4, ("indication", "adverse_effect", "contraindication", "monitoring")),  # and two steps about diseases
+    "medqa": (4, ("indication", "mechanism", "adverse_effect", "contraindication", "monitoring")),  # and two steps about diseases
     "pubmedqa": (3, _ALL),
     "usmle_step1": (5, ("class", "mechanism", "cause")),
     "usmle_step2": (6, ("hallmark", "first_test", "indication", "treatment")),
@@ -109,9 +110,19 @@ def _drafts(rng: np.random.Generator, world: World, facts: list[Fact], steps: in
             clues = clues[:1 + number % 2]  # every other fact twice, if it has both a risk factor and a cause
         for names in clues:
             value = min(sample(rng, statable(world, fact.entity, fact.attribute)), key=lambda value: used[value.lower()])
+            if not all(_clues(world, fact.entity, name, value) for name in names):
+                continue
             used[value.lower()] += 1
             drafts.append({"fact": fact, "value": value, "steps": steps, "clues": names})
     return drafts
+
+
+def _clues(world: World, entity: str, attribute: str, value: str) -> list[str]:
+    """What may stand for a disease in a question whose answer is `value`: findings that share no longer word with it."""
+    def words(text: str) -> set[str]:
+        return {word for word in re.findall(r"\w+", text.lower()) if len(word) > 3}
+    there = identifying(world, entity) if attribute == "hallmark" else statable(world, entity, attribute)
+    return [clue for clue in there if not words(clue) & words(value)]
 
 
 def identifying(world: World, disease: str) -> list[str]:
@@ -221,8 +232,7 @@ def _row(draft: dict, keys: list[str], text: str, context: str, options: list[st
 def _choice(rng: np.random.Generator, world: World, draft: dict, place: int, attempt: int) -> dict:
     """A multiple-choice row. MedMCQA asks directly; MedQA and USMLE by a vignette, unless that gets too long."""
     entity, attribute = draft["fact"].entity, draft["fact"].attribute
-    clues = {name: pick(rng, identifying(world, entity) if name == "hallmark" else statable(world, entity, name))
-             for name in draft["clues"]}
+    clues = {name: pick(rng, _clues(world, entity, name, draft["value"])) for name in draft["clues"]}
     if clues:
         text = unnamed_vignette(rng, "disease", clues, attribute)
     elif draft["benchmark"] == "medmcqa" or attempt > 10:
@@ -242,7 +252,8 @@ def _report(rng: np.random.Generator, world: World, draft: dict, label: str) -> 
     told = {name: pick(rng, statable(world, entity, name)) for name in world.profiles[entity]
             if name != attribute and statable(world, entity, name)}
     beside = [name for name, said in told.items() if not same_thing(said, value)]
-    told = {name: told[name] for name in sample(rng, beside, int(rng.integers(1, 3)))}
+    # Two or three sentences under every label: their number must not tell it.
+    told = {name: told[name] for name in sample(rng, beside, int(rng.integers(1, 3)) + (label == "maybe"))}
     told |= {attribute: draft["value"]} if label != "maybe" else {}
     context, text = context_question(rng, entity, told, attribute, value)
     keys = [fact_id(entity, name) for name in {**told, attribute: value}]

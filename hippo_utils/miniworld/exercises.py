@@ -103,11 +103,12 @@ def exercise(rng: np.random.Generator, world: World, form: str, entity: str, tol
         text = short_vignette(rng, world, entity, asked) if form == "vignette" and medical else question(rng, entity, asked)
         return *multiple_choice(rng, text, value, wrong(asked, options - 1)), [asked]
     if form == "context":
-        answer = pick(rng, YES_NO_MAYBE)
-        if answer == "no" or answer == "maybe" and rng.random() < 0.5:  # what is not reported may be true or not
-            value = wrong(asked, 1)[0]
+        answer, false = pick(rng, YES_NO_MAYBE), wrong(asked, 1)
+        answer = "yes" if answer == "no" and not false else answer  # a small world may know no wrong value
+        if false and (answer == "no" or answer == "maybe" and rng.random() < 0.5):  # what is not reported may be true or not
+            value = false[0]
         others = [attribute for attribute in told if attribute != asked and not same_thing(told[attribute], value)]
-        others = sample(rng, others, int(rng.integers(1, 3)))
+        others = sample(rng, others, int(rng.integers(1, 3)) + (answer == "maybe"))  # as many sentences whatever the answer is
         stated = others if answer == "maybe" else [asked, *others]
         context, text = context_question(rng, entity, {attribute: told[attribute] for attribute in stated}, asked, value)
         return item_prompt(text, YES_NO_MAYBE, context), " " + answer, [*stated, *([asked] if answer == "maybe" else [])]

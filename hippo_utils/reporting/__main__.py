@@ -26,12 +26,15 @@ def keep(run: str) -> None:
     target = paths.REFERENCE / run
     if run in studies.names():
         made = [file for file in sorted(paths.figures(run).glob("*")) if file.name.startswith(("table_", "fig_")) and file.suffix != ".pdf"]
-        if not made:
+        if not manifest.read_study(paths.figures(run)):
             raise manifest.StageError(f"{run} is not finished: run ./run_all.sh params/{run}.yaml first")
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
         for file in made:
             shutil.copy(file, target / file.name)
+        study = manifest.read_study(paths.figures(run))
+        manifest.write_json(study | {"files": {file.name: study["files"][file.name] for file in made}}, target / "study.json")
+        page.overview(paths.REFERENCE)
         print(f"{paths.shown(target)}: {len(made)} files")
         return
     made = {stage: manifest.read(run, stage) for stage in manifest.STAGES}

@@ -49,12 +49,15 @@ def draw(name: str, folder: Path, scale: str) -> Figure:
 
 def redraw(run: str, stage: str) -> None:
     """Draw the figures of a finished stage again and note so in its manifest."""
-    made = manifest.read(run, stage)
-    folder = paths.figures(run)
+    made, folder = manifest.read(run, stage), paths.figures(run)
+    if made is None:
+        raise manifest.StageError(f"{stage} of {run} is not done, so it has no figures to draw again; ./run_all.sh makes it")
+    if edited := [name for name in manifest.changed(folder, made["figures"]) if not name.endswith(manifest.PICTURES)]:
+        raise manifest.StageError(f"{paths.shown(folder / edited[0])} is missing or was changed since {stage} made it; ./run_all.sh makes it again")
     for file in [name for name in made["figures"] if name.startswith("fig_") and name.endswith(".csv")]:
         draw(file[4:-4], folder, made["scale"])
-    drawn = {file.name for name in made["figures"] if name.startswith("fig_") for file in folder.glob(f"{Path(name).stem}.*")}
-    made["figures"] = {name: manifest.entry(folder / name) for name in sorted(drawn.union(made["figures"]))}
+    pictures = {f"{name[:-4]}{ending}" for name in made["figures"] if name.startswith("fig_") and name.endswith(".csv") for ending in manifest.PICTURES}
+    made["figures"] = dict(sorted((made["figures"] | {name: manifest.entry(folder / name) for name in pictures}).items()))
     manifest.write_json(made | {"drawing": manifest.drawing_hash()}, paths.manifest(run, stage))
 
 
@@ -244,7 +247,7 @@ def _study(figure: Figure, frame: pd.DataFrame) -> None:
 def _prompting(figure: Figure, frame: pd.DataFrame) -> None:
     figure.set_size_inches(SIZE, 3.2)
     axes = figure.subplots()
-    colours = dict(zip(dict.fromkeys(frame["prompting"]), PALETTE))
+    colours = dict(zip(dict.fromkeys(frame["prompting"]), seaborn.color_palette("colorblind", 10)))
     _bars(axes, frame, "benchmark", "prompting", colours, names=BENCHMARK_NAMES)
     axes.set(ylabel="accuracy (held-out facts)" if "held_out" in set(frame["group"]) else "accuracy", ylim=(0, 1.05))
     _legend(figure, axes, 4)

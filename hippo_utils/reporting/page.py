@@ -118,7 +118,7 @@ def summary(folder: Path) -> dict:
     status = {}
     for stage in manifest.STAGES:
         changed = manifest.changed(folder, manifests[stage]["figures"]) if stage in manifests else []
-        torn = manifest.broken(manifests, stage) if stage in manifests else []
+        torn = [again for link in (*manifest.before(stage), stage) if link in manifests for again in manifest.broken(manifests, link)] if stage in manifests else []
         status[stage] = "not done" if stage not in manifests else f"{changed[0]} was changed" if changed else f"{torn[0]} was made again" if torn else "done"
     return {
         "run": last["run"], "paper": last["paper"], "scale": last["scale"], "seed": last["seed"], "threads": last["threads"],
@@ -158,7 +158,8 @@ def notebook(manifests: dict[str, dict], stage: str) -> dict | None:
     if not began.timestamp() - 1 <= datetime.fromisoformat(made["finished"]).timestamp() <= ended.timestamp() + 1:
         return None  # the stage was made by hand later
     from hippo_utils.reporting import notebooks
-    ours = manifests.get("01_corpus", {"parameters": {"corpus": {"world": None}}})["parameters"]["corpus"]["world"] is not None
+    corpus = manifests.get("01_corpus", {"parameters": {"corpus": {"world": None}}})["parameters"]["corpus"]
+    ours = corpus["world"] is not None and not corpus.get("private_cases")
     return {"stage": stage, "cells": [notebooks.cell(each, texts=ours) for each in content["cells"]], "texts": ours}
 
 
@@ -191,8 +192,11 @@ def overview(folder: Path) -> Path:
     """Write the index.html over all pages of a folder: figures/ (with the reference runs below) or figures/reference/."""
     places = sorted(folder.glob("*/index.html")) + (sorted(paths.REFERENCE.glob("*/index.html")) if folder != paths.REFERENCE else [])
     rows = [summary(page.parent) | {"link": os.path.relpath(page, folder), "reference": page.parent.parent == paths.REFERENCE}
-            for page in places if page.parent != paths.REFERENCE]
-    _save(environment().get_template("overview.html").render(rows=rows), folder / "index.html")
+            for page in places if page.parent != paths.REFERENCE and manifest.behind(page.parent)]  # outputs/ of a run may be gone, to free a disk
+    found = sorted(folder.glob("*/study.json")) + (sorted(paths.REFERENCE.glob("*/study.json")) if folder != paths.REFERENCE else [])
+    studies = [{"name": file.parent.name, "link": os.path.relpath(file.parent, folder), "reference": file.parent.parent == paths.REFERENCE} | made
+               for file in found if file.parent != paths.REFERENCE and (made := manifest.read_study(file.parent))]
+    _save(environment().get_template("overview.html").render(rows=rows, studies=studies), folder / "index.html")
     return folder / "index.html"
 
 

@@ -12,7 +12,7 @@ from hippo_utils import manifest, paths, records
 from hippo_utils.evaluation import scoring
 from hippo_utils.params import derive_seed
 from hippo_utils.reporting import figures
-from hippo_utils.reporting.tables import DIGITS, markdown
+from hippo_utils.reporting.tables import DIGITS, MARKS, markdown
 from hippo_utils.statistics import holm
 
 KEYS = ["setting", "stages", "benchmark", "group", "shots", "protocol"]
@@ -117,15 +117,22 @@ def report(study: str, runs: list[str]) -> None:
             made[name] = spread(collect(study, runs, name), keys, *ends)
     if len(against := against_first(study, runs)):
         made["settings"] = against
+    (folder / "study.json").unlink(missing_ok=True)  # it is written last: without it nothing here is believed
+    for old in [*folder.glob("table_*"), *folder.glob("fig_*")]:
+        old.unlink()
+    scales = {read["scale"] for run in runs if (read := manifest.read(run, "06_ablations"))}
+    scale = "paper" if scales == {"paper"} else "mini" if "mini" in scales else "small"
     for name, table in made.items():
         table.to_csv(folder / f"table_{name}.csv", index=False, float_format=DIGITS, lineterminator="\n")
-        (folder / f"table_{name}.md").write_text(markdown(table) + "\nNot for clinical use.\n", encoding="utf-8")
-    for_figure(accuracies).to_csv(folder / "fig_study.csv", index=False, float_format=DIGITS, lineterminator="\n")
-    scales = {read["scale"] for run in runs if (read := manifest.read(run, "06_ablations"))}
-    figures.draw("study", folder, "paper" if scales == {"paper"} else "mini")
-    if len(noise := judge_noise(study, runs)):
-        noise.to_csv(folder / "fig_judge_noise.csv", index=False, float_format=DIGITS, lineterminator="\n")
-        figures.draw("judge_noise", folder, "paper" if scales == {"paper"} else "mini")
+        (folder / f"table_{name}.md").write_text(f"{markdown(table)}\n{MARKS[scale]}{len(runs)} runs. Not for clinical use.\n", encoding="utf-8")
+    drawn = {"study": for_figure(accuracies), "judge_noise": judge_noise(study, runs)}
+    for name, frame in drawn.items():
+        if len(frame):
+            frame.to_csv(folder / f"fig_{name}.csv", index=False, float_format=DIGITS, lineterminator="\n")
+            figures.draw(name, folder, scale)
+    files = sorted([*folder.glob("table_*"), *folder.glob("fig_*")])
+    manifest.write_json({"runs": manifest.made_from(runs), "scale": scale, "drawing": manifest.drawing_hash(),
+                         "files": {file.name: manifest.entry(file) for file in files}}, folder / "study.json")
     print(f"{len(runs)} runs side by side, in {paths.shown(folder)}:")
     for claim, part in claims.groupby("claim", sort=False):
         print(f"  {int(part['holds'].sum())} of {len(part)} runs: {claim}")

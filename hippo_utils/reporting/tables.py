@@ -5,14 +5,13 @@ import pandas as pd
 from hippo_utils.manifest import Stage
 
 DIGITS = "%.6g"  # of every number in a CSV
+MARKS = {"mini": "Mini run: synthetic exams, not comparable with the paper. ", "small": "Smaller base and less data: not comparable with the paper. ", "paper": ""}
 
 
 def write(stage: Stage, name: str, frame: pd.DataFrame) -> pd.DataFrame:
     """Write a table of this stage to figures/<run>/table_<name>.csv and .md, and return it to be looked at."""
     frame.to_csv(stage.figure_path(f"table_{name}.csv"), index=False, float_format=DIGITS, lineterminator="\n")
-    mark = {"mini": "Mini run: synthetic exams, not comparable with the paper. ", "small": "Smaller base and less data: not comparable with the paper. ",
-            "paper": ""}[stage.settings.scale]
-    text = f"{markdown(frame)}\n{mark}Seed {stage.settings.seed}. Not for clinical use.\n"
+    text = f"{markdown(frame)}\n{MARKS[stage.settings.scale]}Seed {stage.settings.seed}. Not for clinical use.\n"
     stage.figure_path(f"table_{name}.md").write_text(text, encoding="utf-8")
     return frame
 
