@@ -334,6 +334,8 @@ def test_touched_files_and_changed_clocks_are_no_reason_to_compute(finished):
 
 def test_keys_of_the_environment_stand_in_no_log_and_no_notebook(toy):
     """With the real kernel, which knows the environment as well as we do."""
+    assert all(manifest.SECRET.search(name) for name in ("OPENAI_API_KEY", "OPENAI_API_KEY_2", "DASHSCOPE_API_KEY1", "AWS_ACCESS_KEY_ID", "GITHUB_PAT", "HF_TOKEN"))
+    assert not any(manifest.SECRET.search(name) for name in ("PATH", "HOME", "KEYBOARD", "TOKENIZERS_PARALLELISM"))
     secret = "sk-planted-0123456789"
     toy.edit("07_calibration", "work.write(stage)", "import os\nprint('the key is', os.environ['SOME_API_KEY'])\nwork.write(stage)")
     process = subprocess.run([sys.executable, "-m", "hippo_utils.run", "toy"], cwd=toy.root, env=toy.environment() | {"SOME_API_KEY": secret}, capture_output=True, text=True)

@@ -209,6 +209,23 @@ def test_begin_wants_the_stages_before(root):
         manifest.begin(SECOND, LLAMA)
 
 
+def test_begin_refuses_a_stage_before_that_was_made_with_other_parameters(done):
+    with pytest.raises(StageError, match=f"{FIRST} of run mini_llama was made with other parameters"):
+        manifest.begin(SECOND, changed("seed=7"))
+
+
+def test_a_lost_picture_is_drawn_again_and_makes_nothing_due(done):
+    made, folder = manifest.read("mini_llama", SECOND), paths.figures("mini_llama")
+    for ending in manifest.PICTURES:
+        (folder / f"fig_x{ending}").write_text("a picture")
+    pictures = {f"fig_x{ending}": manifest.entry(folder / f"fig_x{ending}") for ending in manifest.PICTURES}
+    manifest.write_json(made | {"figures": made["figures"] | pictures}, paths.manifest("mini_llama", SECOND))
+    (folder / "fig_x.pdf").unlink()
+    (folder / "fig_x.png").write_text("another")
+    assert why(SECOND) == []
+    assert manifest.changed(folder, manifest.read("mini_llama", SECOND)["figures"]) == ["fig_x.pdf", "fig_x.png"]
+
+
 def test_a_stage_that_changed_under_its_own_feet_does_not_finish(done):
     opened = manifest.begin(SECOND, LLAMA)
     edit_notebook(done, SECOND, lambda cells: cells[3].update(source="x = 3"))

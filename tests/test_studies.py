@@ -78,6 +78,17 @@ def test_the_spread_is_over_the_replicates_of_one_setting(tmp_path, monkeypatch,
     assert (bars.loc["b", "low"], bars.loc["b", "high"]) == (0.8, 1.0), "of a single run its interval"
     assert (paths.figures("s") / "fig_study.png").stat().st_size > 5000
 
+    assert not manifest.study_due("s", runs)
+    assert manifest.main(["why", str(paths.figures("s") / "table_spread.csv")]) == 0 and manifest.main(["verify", str(paths.figures("s"))]) == 0
+    (paths.figures("s") / "table_spread.csv").write_text("better numbers")
+    assert manifest.study_due("s", runs) and manifest.main(["why", str(paths.figures("s") / "table_spread.csv")]) == 1
+    assert "CHANGED OR MISSING" in capsys.readouterr().out and manifest.main(["verify", str(paths.figures("s"))]) == 1
+    (paths.figures("s") / "table_other.csv").write_text("x")
+    assert manifest.main(["why", str(paths.figures("s") / "table_other.csv")]) == 2 and "must not be believed" in capsys.readouterr().err
+    studies.report("s", runs)
+    assert not manifest.study_due("s", runs) and not (paths.figures("s") / "table_other.csv").exists()
+    assert manifest.study_due("s", runs[:2]), "a study of other runs"
+
 
 @pytest.mark.parametrize("study, shared", [("study_corpora", []), ("study_instructions", ["01_corpus", "02_pretraining"]), ("study_instructions_7b", ["01_corpus", "02_pretraining"])])
 def test_the_variants_of_an_ablation_differ_in_the_data_alone_and_share_what_is_equal(study, shared):
