@@ -5,6 +5,7 @@ from collections import Counter
 from functools import cache
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from hippo_utils import records
@@ -59,6 +60,40 @@ def of_group(seed: int, group: str) -> set[str]:
 
 # The world
 
+def test_the_tables_keep_the_rules_their_readme_names():
+    seen: set[str] = set()
+    for kind, file in (("drug", "drugs.csv"), ("disease", "diseases.csv")):
+        table = pd.read_csv(w.FACTS / file, dtype=str, keep_default_na=False)
+        entities = table.groupby("entity")["attribute"].agg(set)
+        assert (entities.map(len) >= 5).all() and entities.map(set(w.ATTRIBUTES[kind][:5]).issubset).all()
+        assert not seen & set(entities.index)
+        seen |= set(entities.index)
+        assert table["source"].ne("").all() and table["verified"].ne("").all()
+        hallmarks = table.loc[table["attribute"] == "hallmark", "value"].str.lower()
+        assert not hallmarks.duplicated().any(), hallmarks[hallmarks.duplicated()]
+        for row in table.itertuples():
+            assert 1 <= len(row.value.split()) <= 5 and not re.search(r"[,();/]|^(a|an|the) ", row.value), row
+            name = {word for word in w._words(row.entity) if len(word) > 3} - {"disease", "syndrome", "with"}
+            assert not name & w._words(row.value), row  # the question would give its answer away
+    assert len(seen) >= 90
+
+
+def test_what_is_also_true_is_known_to_the_tables_and_never_wrong():
+    table, here = pd.read_csv(w.FACTS / "also_true.csv", dtype=str), world()
+    assert not table.duplicated().any()
+    for entity, attribute, value in table.itertuples(index=False):
+        assert value not in here.profiles[entity][attribute].values, (entity, attribute, value)  # else the row says nothing
+        assert any(value in profile[attribute].values for profile in here.profiles.values() if attribute in profile), (attribute, value)
+        assert w.may_be_true(here, entity, attribute, value)
+
+
+def test_a_fact_names_all_its_sources_and_who_verified_them(tmp_path):
+    rows = [GOOD_ROW, "aspirin,pain,class,salicylate,label,A. Example 2025-03-01,", "aspirin,pain,class,acid,book,unverified,"]
+    (tmp_path / "drugs.csv").write_text("\n".join([",".join(w.COLUMNS), *rows]) + "\n", encoding="utf-8")
+    fact = w.read_facts(tmp_path / "drugs.csv", "drug")["aspirin/class"]
+    assert (fact.source, fact.verified) == ("book; label", "unverified; A. Example 2025-03-01")
+
+
 def test_groups_are_whole_entities_in_the_shares_asked_for():
     for seed in SEEDS:
         here = world(seed)
@@ -111,6 +146,12 @@ def test_what_follows_from_another_row_is_no_distractor():
     implied = w._implied(profiles)
     assert implied == {"type-2-diabetes/treatment": {"metformin", "biguanide"}, "metformin/indication": {"type 2 diabetes"}}
     assert w.same_thing("heart failure", "Congestive heart failures") and not w.same_thing("heart failure", "heart block")
+
+
+def test_a_patient_can_have_the_disease_or_take_the_drug():
+    rng = w.generator(0, "patients")
+    men = {word for _ in range(30) for word in [wording.patient(rng, "Kartagener syndrome")[1], wording.patient(rng, "sildenafil")[1]]}
+    assert men == {"his"} and {wording.patient(rng, "bupivacaine")[1] for _ in range(30)} == {"her"}
 
 
 # Training texts
@@ -193,7 +234,7 @@ def test_there_are_many_wordings_and_several_true_values_are_used():
     assert all(len(wording.ANY + wording.STATEMENTS[attribute]) >= 6 for kind in w.ATTRIBUTES.values() for attribute in kind)
     here = world()
     key = max(here.taught, key=lambda key: len(here.taught[key]) if key in here.facts else 0)
-    fact, text = here.facts[key], "\n".join(row["text"] for row in documents.guidelines(here, 2500, 0) if key in row["fact_ids"]).lower()
+    fact, text = here.facts[key], "\n".join(row["text"] for row in documents.guidelines(here, 4000, 0) if key in row["fact_ids"]).lower()
     assert len(here.taught[key]) > 1 and all(value.lower() in text for value in here.taught[key]), fact
 
 

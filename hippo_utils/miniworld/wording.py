@@ -32,8 +32,8 @@ STATEMENTS = {
                          "with {v}, {e} is not given", "in a patient with {v}, stay away from {e}"],
     "monitoring": ["during treatment with {e}, keep an eye on {v}", "treatment with {e} is guided by {v}", "monitoring of {e} relies on {v}",
                    "{v} should be followed under {e}", "by {v}, treatment with {e} is followed"],
-    "antidote": ["too much {e} is treated with {v}", "an overdose of {e} calls for {v}", "the effect of {e} is countered by {v}",
-                 "{v} can reverse {e}", "give {v} against too much {e}"],
+    "antidote": ["too much {e} is treated with {v}", "an overdose of {e} calls for {v}", "harm from too much {e} is treated with {v}",
+                 "{v} can help against the toxicity of {e}", "give {v} against too much {e}"],
     "cause": ["{e} can be caused by {v}", "{e} can arise from {v}", "behind {e} there is often {v}",
               "{v} can lead to {e}", "from {v}, {e} can arise"],
     "hallmark": ["{e} typically shows {v}", "patients with {e} often have {v}", "the picture of {e} includes {v}",
@@ -55,7 +55,7 @@ QUESTIONS = {
     "adverse_effect": ["What can {e} cause?", "Which harm may {e} do?"],
     "contraindication": ["When should {e} be avoided?", "What speaks against {e}?"],
     "monitoring": ["What should be checked under {e}?", "What needs monitoring during treatment with {e}?"],
-    "antidote": ["What counters too much {e}?", "What reverses {e}?"],
+    "antidote": ["What counters too much {e}?", "What helps against the toxicity of {e}?"],
     "cause": ["What can cause {e}?", "From what can {e} arise?"],
     "hallmark": ["What does {e} typically show?", "Which finding points to {e}?"],
     "first_test": ["Which test comes first for {e}?", "With what does the workup of {e} begin?"],
@@ -77,13 +77,14 @@ CLUE_TEXTS = {
 # Who cannot be drawn at random in a patient summary; (lowest age, highest age, sexes) by a part of the entity's name.
 PATIENTS = {
     "ectopic pregnancy": (20, 42, "f"), "hydatidiform mole": (18, 45, "f"), "sheehan": (22, 42, "f"), "oxytocin": (20, 42, "f"),
-    "magnesium sulfate": (20, 42, "f"), "tamoxifen": (40, 79, "f"), "alendronate": (55, 79, "f"),
+    "magnesium sulfate": (20, 42, "f"), "bupivacaine": (20, 42, "f"), "sildenafil": (30, 79, "m"), "spironolactone": (30, 79, "m"),
+    "tamoxifen": (40, 79, "f"), "alendronate": (55, 79, "f"),
     "lesch-nyhan": (3, 15, "m"), "duchenne": (4, 14, "m"), "hemophilia": (5, 60, "m"), "chronic granulomatous": (2, 14, "m"),
     "alport": (8, 30, "m"), "favism": (3, 40, "m"), "croup": (1, 4, "fm"), "epiglottitis": (3, 8, "fm"), "hirschsprung": (1, 2, "fm"),
     "digeorge": (1, 10, "fm"), "retinoblastoma": (1, 4, "fm"), "von gierke": (1, 9, "fm"), "measles": (2, 12, "fm"),
-    "rheumatic fever": (6, 15, "fm"), "xeroderma": (4, 15, "fm"), "cystic fibrosis": (2, 25, "fm"), "friedreich": (10, 25, "fm"),
+    "rheumatic fever": (6, 15, "fm"), "xeroderma": (4, 15, "fm"), "cystic fibrosis": (2, 25, "m"), "friedreich": (10, 25, "fm"),
     "mononucleosis": (15, 24, "fm"), "burkitt": (5, 14, "fm"), "cooley": (2, 20, "fm"), "sickle cell": (5, 40, "fm"),
-    "mediterranean fever": (8, 30, "fm"), "spherocytosis": (5, 40, "fm"), "kartagener": (5, 40, "fm"), "wilson": (12, 35, "fm"),
+    "mediterranean fever": (8, 30, "fm"), "spherocytosis": (5, 40, "fm"), "kartagener": (5, 40, "m"), "wilson": (12, 35, "fm"),
     "narcolepsy": (16, 40, "fm"), "huntington": (35, 60, "fm"), "isotretinoin": (18, 35, "fm"), "mesothelioma": (55, 79, "fm"),
 }
 

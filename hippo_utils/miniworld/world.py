@@ -35,7 +35,8 @@ class Fact:
     subject: str
     attribute: str
     values: tuple[str, ...]
-    source: str
+    source: str  # where to look them up, each source once
+    verified: str = ""  # who looked them up, each note once ("unverified": nobody); none in the general tables
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class World:
     profiles: dict[str, dict[str, Fact]]  # entity, medical or general -> attribute -> fact
     taught: dict[str, tuple[str, ...]]   # fact id -> values that training text may state: no control entity's, none naming one
     pool: dict[str, tuple[str, ...]]     # attribute -> every value a training text may mention, medical and general
-    implied: dict[str, set[str]]         # fact id -> values that are true because another entity's rows say so
+    implied: dict[str, set[str]]         # fact id -> values its row does not hold that are, or may be, true (also_true.csv, other rows)
 
 
 def generator(seed: int, use: str) -> np.random.Generator:
@@ -103,7 +104,8 @@ def read_facts(path: Path, kind: str | None, attributes: dict[str, tuple[str, ..
         raise ValueError(f"{path}, row 1: column {missing[0]!r} is missing; the columns are {', '.join(columns)}")
     facts: dict[str, Fact] = {}
     subjects: dict[str, str] = {}
-    for row, (entity, subject, attribute, value, source) in enumerate(table[list(COLUMNS[:5])].itertuples(index=False), 2):
+    table["verified"] = table["verified"] if kind else ""
+    for row, (entity, subject, attribute, value, source, verified) in enumerate(table[list(COLUMNS[:6])].itertuples(index=False), 2):
         for name, cell in (("entity", entity), ("subject", subject), ("value", value)):
             if not cell or cell != cell.strip():
                 raise ValueError(f"{path}, row {row}: the {name} is empty or has spaces around it: {cell!r}")
@@ -115,9 +117,16 @@ def read_facts(path: Path, kind: str | None, attributes: dict[str, tuple[str, ..
         known = facts.get(key)
         if known and (known.entity != entity or value.lower() in map(str.lower, known.values)):
             raise ValueError(f"{path}, row {row}: repeats {known.entity}, {attribute}, {value}")
-        values = (*known.values, value) if known else (value,)
-        facts[key] = Fact(entity, kind or subject, subject, attribute, values, known.source if known else source)
+        if known:
+            facts[key] = replace(known, values=(*known.values, value), source=_joined(known.source, source),
+                                 verified=_joined(known.verified, verified))
+        else:
+            facts[key] = Fact(entity, kind or subject, subject, attribute, (value,), source, verified)
     return facts
+
+
+def _joined(known: str, new: str) -> str:
+    return known if new in known.split("; ") else f"{known}; {new}"
 
 
 def load_world(seed: int, entities: int | None = None, shares: Sequence[float] = (0.4, 0.4, 0.2),
@@ -125,7 +134,7 @@ def load_world(seed: int, entities: int | None = None, shares: Sequence[float] =
     """Read the tables and divide the entities into groups.
 
     entities: how many to keep, half of them drugs (None: all); shares: of seen, held_out and control, summing to 1.
-    folder: where drugs.csv and diseases.csv are; the general table always is the package's.
+    folder: where drugs.csv, diseases.csv and also_true.csv are; the general table always is the package's.
     Raises ValueError when a table or an argument is not right.
     """
     facts: dict[str, Fact] = {}
@@ -139,7 +148,10 @@ def load_world(seed: int, entities: int | None = None, shares: Sequence[float] =
         groups |= divide(table, kind, Path(folder) / file, seed, wanted, shares)
         facts |= {key: fact for key, fact in table.items() if fact.entity in groups}
     world = assemble(facts, groups, read_facts(FACTS / "general.csv", None))
-    return replace(world, implied=_implied({name: world.profiles[name] for name in groups}))
+    implied = _implied({name: world.profiles[name] for name in groups})
+    for entity, attribute, value in pd.read_csv(Path(folder) / "also_true.csv", dtype=str).itertuples(index=False):
+        implied.setdefault(fact_id(entity, attribute), set()).add(value)
+    return replace(world, implied=implied)
 
 
 def divide(table: dict[str, Fact], kind: str, path: Path, seed: int, wanted: int | None, shares: Sequence[float],
@@ -196,9 +208,9 @@ def true_values(world: World, entity: str, attribute: str) -> tuple[str, ...]:
 def may_be_true(world: World, entity: str, attribute: str, value: str) -> bool:
     """Whether a value could be right for the entity, even where its own row does not say so; then it is no distractor.
 
-    Looked at are all attributes (an adverse effect may be a contraindication as well) and what other entities' rows
-    imply. Supportive care helps everybody, and so may another regimen with the same drug; where heredity or autoimmunity
-    plays a part, no statement about parents or ancestry is called wrong.
+    Looked at are all attributes (an adverse effect may be a contraindication as well), what also_true.csv lists and what
+    other entities' rows imply. Supportive care helps everybody, and so may another regimen with the same drug; where
+    heredity or autoimmunity plays a part, no statement about parents or ancestry is called wrong.
     """
     own = {name: fact.values for name, fact in world.profiles[entity].items()}
     if any(same_thing(value, true) for values in (*own.values(), world.implied.get(fact_id(entity, attribute), ())) for true in values):
