@@ -138,7 +138,7 @@ def blocks(language: str = "") -> list[str]:
 
 def commands() -> list[str]:
     """The lines of the README's code blocks that are commands, their explanations taken off."""
-    lines = [line for block in blocks() for line in block.splitlines()]
+    lines = [line for block in blocks() + blocks("bash") for line in block.splitlines()]
     return [re.split(r"\s+#|\s{3,}", line)[0] for line in lines if re.match(r"(\./|python |papermill )", line)]
 
 
@@ -191,6 +191,7 @@ def test_the_other_commands_in_the_readme_exist():
             assert (paths.ROOT / words[1]).exists() and (paths.ROOT / words[words.index("-f") + 1]).exists()
         else:
             assert words[:2] == ["python", "-m"]
+            assert not [word for word in words[3:] if "/" in word and not ((paths.ROOT / word).exists() or (paths.REFERENCE / word.partition("/")[2]).exists())], words
             done = subprocess.run([sys.executable, *words[1:], "--help"], capture_output=True, text=True, cwd=paths.ROOT)
             assert done.returncode == 0, done.stderr
 

@@ -17,7 +17,7 @@ CODE |= {f"notebooks/{stage}.ipynb": "\n".join(map(manifest._plain, manifest.cod
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "imp", "pty", "telnetlib"}
 FORBIDDEN_CALLS = {"eval": "runs text", "exec": "runs text", "compile": "makes code of text", "__import__": "imports by text", "torch.load": "reads pickles; use safetensors",
                    "pandas.read_pickle": "reads pickles", "pd.read_pickle": "reads pickles", "yaml.unsafe_load": "builds any object", "yaml.full_load": "builds objects",
-                   "os.system": "runs a shell", "os.popen": "runs a shell", "torch.save": "writes pickles; use safetensors", "extract_all": "writes outside", "tempfile.mktemp": "can be taken by another"}
+                   "os.system": "runs a shell", "os.popen": "runs a shell", "torch.save": "writes pickles; use safetensors", "extractall": "writes outside", "tempfile.mktemp": "can be taken by another"}
 FORBIDDEN_WORDS = {("trust_remote_code", True): "runs code of a download", ("allow_pickle", True): "reads pickles", ("shell", True): "runs a shell", ("weights_only", False): "reads pickles",
                    ("safe_serialization", False): "writes pickles", ("use_safetensors", False): "reads pickles", ("autoescape", False): "lets markup through", ("verify", False): "trusts any server"}
 
@@ -28,15 +28,16 @@ def dotted(node: ast.AST) -> str:
 
 def offences(source: str) -> list[str]:
     """What a piece of Python does that none here may do."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
+    found, tree = [], ast.parse(source)
+    imported = {alias.asname or alias.name: f"{node.module}.{alias.name}" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    for node in ast.walk(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
             found += [f"line {node.lineno}: imports {name}" for name in names if name.split(".")[0] in FORBIDDEN_MODULES]
         if isinstance(node, ast.Call):
             name = dotted(node.func)
-            if name in FORBIDDEN_CALLS:
-                found.append(f"line {node.lineno}: {name} {FORBIDDEN_CALLS[name]}")
+            called = {name, imported.get(name, name), name.rpartition(".")[2] if name.endswith(".extractall") else name}
+            found += [f"line {node.lineno}: {name} {FORBIDDEN_CALLS[each]}" for each in called & FORBIDDEN_CALLS.keys()]
             if name == "yaml.load" and not any(word.arg == "Loader" and ("Safe" in dotted(word.value) or dotted(word.value) == "_Loader") for word in node.keywords):
                 found.append(f"line {node.lineno}: yaml.load without a safe loader")
             for word in node.keywords:
@@ -51,7 +52,8 @@ def test_no_code_runs_or_trusts_what_it_read(file):
 
 
 @pytest.mark.parametrize("source", ["import pickle", "from joblib import load", "x = eval('1')", "torch.load(f)", "f(trust_remote_code=True)", "yaml.load(t)", "yaml.load(t, Loader=yaml.Loader)",
-                                    "subprocess.run('ls', shell=True)", "np.load(f, allow_pickle=True)", "model.save_pretrained(f, safe_serialization=False)", "import numpy\ndef f():\n    import pickle as p"])
+                                    "subprocess.run('ls', shell=True)", "np.load(f, allow_pickle=True)", "model.save_pretrained(f, safe_serialization=False)", "import numpy\ndef f():\n    import pickle as p",
+                                    "from torch import load\nload(f)", "zipfile.ZipFile(f).extractall(g)", "archive.extractall()"])
 def test_the_search_finds_what_it_is_for(source):
     assert offences(source)
 
