@@ -62,14 +62,14 @@ def ledger(corpus: Corpus) -> pd.DataFrame:
 
 # --- before anything is published ------------------------------------------------------------------------------------------
 
-RUN_OF_WORDS = 13  # so many words in a row are a quotation and no coincidence
+RUN_OF_WORDS = 10  # so many words in a row are a quotation and no coincidence; more, and a table cell cut at 100 characters could hold one unseen
 BINARY = {".png", ".pdf"}
 
 
 def leaks(run: str) -> pd.DataFrame:
     """Where text that may not be redistributed stands in what a run shows: file, source, share (of the file's words).
 
-    Searched are figures/<run> and the executed notebooks, for runs of 13 words of the records of 01.
+    Searched are figures/<run> and the executed notebooks, for runs of RUN_OF_WORDS words of the records of 01.
     """
     files = [file for file in sorted(paths.figures(run).rglob("*")) if file.is_file() and file.suffix not in BINARY]
     files += sorted(paths.outputs(run).glob("*/*.ipynb"))
