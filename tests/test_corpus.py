@@ -525,6 +525,20 @@ def test_a_mixture_takes_its_share_whatever_the_order_and_marks_copies(tmp_path)
         accounts.mixture(texts, {"c": 1}, seed=1)
 
 
+def test_the_accounts_add_up_with_a_mixture_and_no_source_vanishes():
+    kept = documents(*"abcdefgh", source=["none"] * 3 + ["twice"] * 3 + ["once"] * 2)
+    account = pd.DataFrame([{"kind": "documents", "source": name, "licence": "CC BY 4.0", "rows": rows, "tokens": 10, "trainable": 10} for name, rows in (("twice", 6), ("once", 2))]
+                           + [{"kind": "held out", "source": "none", "licence": "CC0", "rows": 1, "tokens": 3, "trainable": 3}])
+    rules = pd.DataFrame([{"rule": cleaning.TOO_SHORT, "source": name, "changed": 0, "dropped": 1} for name in ("none", "twice", "once", "gone")])
+    nothing = pd.DataFrame(columns=["source", "kind", "text_id"])
+    flow = accounts.flow(account, nothing, rules, nothing, nothing, kept).set_index("source")
+    assert flow["read"].to_dict() == {"twice": 4, "once": 3, "none": 5, "gone": 1}, "what was read does not depend on the mixture"
+    assert flow["mixture"].to_dict() == {"twice": -3, "once": 0, "none": 3, "gone": 0} and flow["kept"].to_dict() == {"twice": 6, "once": 2, "none": 0, "gone": 0}
+    assert flow.loc["none", "licence"] == "CC0"
+    once = accounts.flow(account.drop(index=0), nothing, rules[2:3], nothing, nothing, kept[6:])
+    assert once["source"].tolist() == ["once"] and "mixture" not in once
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_trainable_tokens_are_those_of_the_completion_and_its_end_mark(folder, tmp_path, processes):
     rows = pd.DataFrame([{"id": str(n), "source": "s", "licence": "l", "prompt": f"{LONG}\nAnswer:", "completion": f" {n} Yes.", "fact_ids": []} for n in range(5)])

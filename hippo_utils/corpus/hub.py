@@ -120,6 +120,12 @@ def unlocked(corpus: Corpus) -> list[str]:
     return sorted({source.hub for source in used(corpus)} - set(_lock(mirror(corpus)))) if corpus.world is None else []
 
 
+def revision(source: Source, corpus: Corpus) -> str:
+    """The commit that a source's files are of, as far as the lock of the mirror knows it."""
+    entry = _lock(mirror(corpus)).get(source.hub)
+    return f"{source.revision} (not verified)" if entry is None else entry["revision"] or "unknown, files as locked"
+
+
 def _there(folder: Path, patterns: list[str]) -> dict[str, Path]:
     names = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
     return {name: file for name, file in names.items() if _matches(name, patterns)}
