@@ -346,6 +346,8 @@ def test_the_paper_run_goes_through_01_on_the_miniature(stage):
     assert flow.loc["guidelines", "difference"] == ROWS["guidelines"] - 1 - 37_970 and flow.loc["medqa_train", "trainable"] < flow.loc["medqa_train", "tokens"]
     paper = pd.read_csv(figures / "table_beside_the_paper.csv").set_index("quantity")
     assert paper.loc["Evaluation Instructions, rows", "here"] == flow.loc[["medmcqa_train", "medqa_train", "pubmedqa_train"], "read"].sum()
+    assert paper.loc["medqa, test items", ["published", "here", "difference"]].tolist() == [1273, ROWS["test"], ROWS["test"] - 1273]
+    assert "not verified, because no lock names them" in printed and "91c6572c454088bf71b679ad90aa8dffcd0d5868 (not verified)" in (figures / "datasheet_items.md").read_text()
     found = pd.read_parquet(folder / "contamination.parquet")
     assert found.columns.tolist() == contamination.COLUMNS
     decided = found.set_index(["source", "item"])
