@@ -56,12 +56,12 @@ def test_exponents_and_fractions_keep_their_value():
 
 
 def test_code_in_instructions_stays_indented_and_may_repeat_itself():
-    code = " def f(x):\n    x += 1\n    x += 1\n    return x"
-    row = {"id": "1", "source": "s", "licence": "l", "prompt": "Add.  Add. Add.\nAnswer:", "completion": code, "fact_ids": []}
+    code = " def f(x):\n    x += 1\n    x += 1\n\n    return x"
+    row = {"id": "1", "source": "s", "licence": "l", "prompt": "Add.  Add. Add.\nAnswer:", "completion": code.replace("\n\n", "  \n   \n"), "fact_ids": []}
     cleaned, counts, _ = cleaning.clean(pd.DataFrame([row]), 1, "instruction")
     assert cleaned[["prompt", "completion"]].values.tolist() == [["Add. Add. Add.\nAnswer:", code]]
     assert set(counts["rule"]) == {*cleaning.RULES, *cleaning.DROPS}
-    assert cleaning.clean(documents(code), 1)[0]["text"].tolist() == ["def f(x):\nx += 1\nreturn x"], "in documents it comes from PDF"
+    assert cleaning.clean(documents(code), 1)[0]["text"].tolist() == ["def f(x):\nx += 1\n\nreturn x"], "in documents it comes from PDF"
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\r", "\x0c", "\u2028", "\x85"])

@@ -12,12 +12,12 @@ from hippo_utils.corpus import streams
 from hippo_utils.records import SCHEMAS
 
 # "Data were downloaded from GEO" and "Do you subscribe to the view that" are content: such words count where a sentence begins with them.
-BOILERPLATE = re.compile(r"(?:^|(?<=[.!?]\s))\W*(?:please )?(?:downloaded from|click here|subscribe to)\b|all rights reserved|cookie policy|copyright ©", re.IGNORECASE | re.MULTILINE)
+BOILERPLATE = re.compile(r"(?:^|(?<=[.!?]\s))\W{0,5}(?:please )?(?:downloaded from|click here|subscribe to)\b|all rights reserved|cookie policy|copyright ©", re.IGNORECASE | re.MULTILINE)
 # What consultation sites put around an answer: a sentence that names the site and only greets, thanks or takes leave.
 SITE = re.compile(r"health ?care ?magic|chat ?doctor|icliniq|\bhcm\b", re.IGNORECASE)
 MANNERS = re.compile(r"\b(?:welcome|thank|thanks|greetings|regards|hello|hi|dear|consult|query|wish|hope)\b", re.IGNORECASE)
 # ... and one that thanks for the query, as sites make doctors begin ("Hi, Thank you for posting your query.").
-THANKS = re.compile(r"(?:^|(?<=[.!?]\s))\W*(?:(?:hi|hello|dear)\b\W*)?(?:thanks|thank you|welcome)\b[^.?!]{0,40}\b(?:query|posting|consulting|forum)\b",
+THANKS = re.compile(r"(?:^|(?<=[.!?]\s))\W{0,5}(?:(?:hi|hello|dear)\b\W{0,5})?(?:thanks|thank you|welcome)\b[^.?!]{0,40}\b(?:query|posting|consulting|forum)\b",
                     re.IGNORECASE | re.MULTILINE)
 SHORT = 150  # characters: what is longer is not only boilerplate or manners
 URL = re.compile(r"\s?\((?:https?://|www\.)[^\s()]+\)|(?:https?://|www\.)\S*[^\s.,;:!?)\]]")  # the mark behind an address ends the sentence
@@ -104,7 +104,7 @@ def _spaces(text: str) -> str:
 
 def _inner_spaces(text: str) -> str:
     """As `_spaces`, but lines stay indented: instructions hold code."""
-    return "\n".join(line[:len(line) - len(line.lstrip())] + " ".join(line.split()) for line in text.strip().split("\n"))
+    return "\n".join(line[:len(line) - len(line.lstrip())] + " ".join(line.split()) if line.strip() else "" for line in text.strip().split("\n"))
 
 
 def _boilerplate_zh(text: str) -> str:
