@@ -2,10 +2,11 @@
 
     python benchmarks/corpus.py [--sizes 50 100 200] [--processes 2] [--base FOLDER]
 
-Generated documents (three sources, prose-like, with planted dirt, copies and leaks) go through the steps of 01_corpus: streaming
-into records, cleaning, deduplication, the contamination audit against as many items as the paper's six benchmarks have (7,681 with
-questions and abstracts of like length), splitting, and counting tokens. Each size runs in a process of its own, whose peak memory
-(the largest of its workers added per worker) is reported. Cost is linear if the CPU time per MB does not rise; the last lines say so,
+Generated text (prose-like, with planted dirt, copies and leaks; three quarters documents, a quarter questions with answers, about
+the paper's shares) is written as a mirror of the hub: a file of JSON lines and a JSON array. Then the clock starts, and it goes
+through the steps of 01_corpus: streaming from the mirror into records, cleaning, deduplication, the contamination audit against as
+many items as the paper's six benchmarks have (6,781 with questions and abstracts of like length), splitting, and counting tokens.
+Each size runs in a process of its own, whose peak memory (the largest of its workers added per worker) is reported. Cost is linear if the CPU time per MB does not rise; the last lines say so,
 extrapolate to 1.1 GB, and measure what the up-to-date check of a finished stage with that many files of that size costs.
 """
 
@@ -23,7 +24,8 @@ import pandas as pd
 
 WORDS = 30_000        # size of the lexicon; drawn by Zipf's law, as in prose
 BENCHMARKS = {"medmcqa": (4183, 13, 0), "medqa": (1273, 115, 0), "pubmedqa": (1000, 14, 200), "usmle": (325, 110, 0)}  # items, words of question, of abstract
-SOURCES = {"guidelines": 1500, "pmc_patients": 400, "pubmedqa_contexts": 200}   # words per document, about
+WORDS_OF = (1500, 400, 200)   # words per document of the paper's three corpora, about
+DOCUMENTS, INSTRUCTIONS, SHARE = "guidelines", "medical_flashcards", 0.25   # whose files and columns are imitated; instructions' share of the text
 PAPER = 1100          # MB
 
 
@@ -43,27 +45,33 @@ class Prose:
         return " ".join(word + "." if number % 17 == 16 else word for number, word in enumerate(drawn))
 
 
-def generate(path: Path, megabytes: int, asked: list[str]) -> int:
-    """Write document records of about `megabytes`; returns the bytes of text. One in 50 is a copy, one in 500 holds a test item."""
-    from hippo_utils.corpus import hub, streams
-    from hippo_utils.records import SCHEMAS
+def generate(mirror: Path, megabytes: int, asked: list[str]) -> int:
+    """Write a mirror with about `megabytes` of text; returns the bytes of text. One row in 50 is a copy, one in 500 holds a test item,
+    one in 1,000 does not fit."""
+    from hippo_utils.corpus import hub
 
     prose, made, number, before = Prose(megabytes), 0, 0, "x"
-    with streams.Writer(path, SCHEMAS["document"]) as out:
+    documents, instructions = (mirror / hub.catalogue()[name].hub / hub.catalogue()[name].files[0] for name in (DOCUMENTS, INSTRUCTIONS))
+    for file in (documents, instructions):
+        file.parent.mkdir(parents=True)
+    with open(documents, "w", encoding="utf-8") as out:
+        while made < (1 - SHARE) * megabytes * 10**6:
+            text = prose.text(int(WORDS_OF[number % 3] * prose.rng.uniform(0.5, 1.5)))
+            if number % 50 == 7:
+                text = before if number % 100 == 7 else before.replace(" the ", " of ", 2)
+            elif number % 500 == 11:
+                text += " " + asked[number % len(asked)] + " " + prose.text(50)
+            elif number % 25 == 3:
+                text += " See https://www.example.org/x now.\u200b All rights reserved."
+            out.write(json.dumps({"clean_text": None if number % 1000 == 999 else text, "url": "https://www.example.org"}, ensure_ascii=False) + "\n")
+            made, number, before = made + len(text), number + 1, text
+    with open(instructions, "w", encoding="utf-8") as out:
         while made < megabytes * 10**6:
-            rows = []
-            for _ in range(hub.BATCH):
-                source, words = list(SOURCES.items())[number % 3]
-                text = prose.text(int(words * prose.rng.uniform(0.5, 1.5)))
-                if number % 50 == 7:
-                    text = before if number % 100 == 7 else before.replace(" the ", " of ", 2)
-                elif number % 500 == 11:
-                    text += " " + asked[number % len(asked)] + " " + prose.text(50)
-                elif number % 25 == 3:
-                    text += " See https://www.example.org/x now.\u200b All rights reserved."
-                rows.append({"id": f"{source}-{number:07d}", "source": source, "licence": "none", "text": text, "fact_ids": []})
-                made, number, before = made + len(text), number + 1, text
-            out.write(pd.DataFrame(rows))
+            question = asked[number % len(asked)] if number % 500 == 11 else before if number % 50 == 7 else prose.text(20)
+            row = {"instruction": "Answer this question truthfully", "input": question, "output": "" if number % 1000 == 999 else prose.text(50)}
+            out.write(("[" if out.tell() == 0 else ",\n") + json.dumps(row, ensure_ascii=False))
+            made, number, before = made + sum(map(len, row.values())), number + 1, question
+        out.write("]\n")
     return made
 
 
@@ -76,32 +84,45 @@ def exam() -> pd.DataFrame:
 
 def one(megabytes: int, processes: int, base: str, folder: Path) -> dict:
     """All steps on one size: seconds of each, and the peak memory in MiB."""
-    from hippo_utils.corpus import accounts, cleaning, contamination, deduplication, streams
+    from hippo_utils import params
+    from hippo_utils.corpus import accounts, cleaning, contamination, deduplication, sources, streams
 
     items = exam()
-    made = generate(folder / "raw.parquet", megabytes, items["question"].tolist())
+    made = generate(folder / "mirror", megabytes, items["question"].tolist())
+    corpus = params.load("hippo_llama").corpus.model_copy(update={"data_root": str(folder / "mirror"), "documents": {DOCUMENTS: None}, "instructions": {INSTRUCTIONS: None}})
     generated = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds, started, computed = {}, time.time(), _cpu_seconds()
+    seconds, started, computed, quarantine = {}, time.time(), _cpu_seconds(), []
 
     def lap(name: str) -> None:
         nonlocal started
         seconds[name], started = round(time.time() - started, 1), time.time()
+        print(f"{megabytes} MB: {name} {seconds[name]} s", file=sys.stderr, flush=True)
 
-    cleaning.clean_file(folder / "raw.parquet", folder / "cleaned.parquet", folder / "log.parquet", kind="document", minimum_words=20, language="en", processes=processes)
+    raw, documents = folder / "raw.parquet", folder / "documents.parquet"
+    asked, instructions = folder / "asked.parquet", folder / "instructions.parquet"
+    sources.write("document", corpus, None, 0, raw, quarantine)
+    sources.write("instruction", corpus, None, 0, asked, quarantine)
+    lap("streaming")
+    how = dict(minimum_words=20, language="en", processes=processes)
+    cleaning.clean_file(raw, folder / "cleaned.parquet", folder / "log.parquet", kind="document", **how)
+    cleaning.clean_file(asked, instructions, folder / "log_instructions.parquet", kind="instruction", **how)
     lap("cleaning")
-    dropped = deduplication.deduplicate_file(folder / "cleaned.parquet", folder / "documents.parquet", threshold=0.9, seed=0, processes=processes)
+    dropped = deduplication.deduplicate_file(folder / "cleaned.parquet", documents, threshold=0.9, seed=0, processes=processes)
+    copies = deduplication.instructions_file(instructions, threshold=0.9, seed=0, processes=processes)
     lap("deduplication")
-    found, leaked = contamination.audit_files([folder / "documents.parquet"], items, 8, threshold=0.8, processes=processes, decontaminate=SOURCES)
+    found, leaked = contamination.audit_files([documents, instructions], items, 8, threshold=0.8, processes=processes, decontaminate=[INSTRUCTIONS])
     lap("contamination")
-    ids = streams.columns(folder / "documents.parquet", ["id", "source"])
-    kept, held_out = accounts.split_held_out(ids[~ids["id"].isin(leaked["text_id"])], 0.002, 0)
-    streams.select(folder / "documents.parquet", folder / "kept.parquet", accounts.mixture(kept, {}, 0))
+    ids = streams.columns(documents, ["id", "source"])
+    kept, held_out = accounts.split_held_out(ids, 0.002, 0)
+    streams.select(documents, folder / "kept.parquet", accounts.mixture(kept, {}, 0))
+    streams.select(instructions, folder / "taught.parquet", dict.fromkeys(leaked["text_id"], 0), otherwise=1)
     lap("splitting")
-    account = accounts.account_file(folder / "kept.parquet", base, "document", processes)
+    account = pd.concat([accounts.account_file(folder / f"{name}.parquet", base, name, processes) for name in ("kept", "taught")])
     lap("counting")
     mine, workers = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return {"MB": round(made / 1e6), "documents": len(ids) + len(dropped), "copies": len(dropped), "leaks removed": leaked["text_id"].nunique(),
-            "tokens": int(account["tokens"].sum()), **seconds, "seconds": round(sum(seconds.values()), 1), "CPU seconds": round(_cpu_seconds() - computed, 1), "MB/s": round(made / 1e6 / sum(seconds.values()), 2),
+    return {"MB": round(made / 1e6), "documents": len(ids) + len(dropped), "instructions": len(streams.columns(asked, ["id"])), "unusable": len(quarantine),
+            "copies": len(dropped) + int((copies["kind"] == "exact").sum()), "leaks removed": leaked["text_id"].nunique(), "tokens": int(account["tokens"].sum()), **seconds,
+            "seconds": round(sum(seconds.values()), 1), "CPU seconds": round(_cpu_seconds() - computed, 1), "MB/s": round(made / 1e6 / sum(seconds.values()), 2),
             "peak MiB": round((mine + (workers * processes if processes > 1 else 0)) / 1024), "of it generating": round(generated / 1024)}
 
 

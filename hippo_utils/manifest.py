@@ -53,7 +53,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "03_instruction": (*COMMON, "corpus", "pretraining", "instruction"),  # Hypnos: what is true of a generated row, and who wrote it
     "04_preference": (*COMMON, "corpus", "preference"),
     "05_evaluation": ("run", *COMMON, "corpus", "evaluation"),  # records from here on name the run
-    "06_ablations": ("run", *COMMON, "pretraining", "ablations"),  # the ledger asks which base this is
+    "06_ablations": ("run", *COMMON, "corpus", "pretraining", "instruction", "ablations"),  # what was trained on, and which base this is
     "07_calibration": ("run", *COMMON, "calibration"),
 }
 
@@ -176,16 +176,23 @@ def _versions(notebook: Path) -> tuple[tuple[str, str], ...]:
 
 
 def plan(settings: Params, stage: str) -> dict[str, str]:
-    """The part of a stage's key that is known before anything ran: parameters, code, package, versions; of 01 the lock of its data sets."""
+    """The part of a stage's key that is known before anything ran: parameters, code, package, versions; of 01 its data sets."""
     notebook = paths.notebook(stage)
     used = settings.model_dump(include=set(SECTIONS[stage]))
-    lock = paths.mirror(settings.corpus.data_root) / paths.LOCK
     return {
         "parameters": _sha(json.dumps(used, sort_keys=True)),
         "notebook": _sha("\0".join(code_cells(notebook))),
         "package": _package_hash(notebook),
         "versions": _sha(json.dumps(_versions(notebook))),
-    } | ({"data": file_hash(lock) if lock.is_file() else ""} if stage == STAGES[0] and settings.corpus.world is None else {})
+    } | ({"data": _data_hash(paths.mirror(settings.corpus.data_root))} if stage == STAGES[0] and settings.corpus.world is None else {})
+
+
+def _data_hash(mirror: Path) -> str:
+    """What stands for the data sets of a mirror: its lock, or where it has none the names, sizes and times of its files."""
+    if (mirror / paths.LOCK).is_file():
+        return file_hash(mirror / paths.LOCK)
+    files = [file for file in sorted(mirror.rglob("*")) if file.is_file()]
+    return _sha(json.dumps([(str(file.relative_to(mirror)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]))
 
 
 def plan_key(settings: Params, stage: str) -> str:
@@ -251,7 +258,7 @@ def reasons(settings: Params, stage: str) -> list[str]:
     now, then = key(settings, stage), made["key"]
     words = {"parameters": "its parameters changed", "notebook": "its notebook's code changed",
              "package": "the package's code changed", "versions": "library versions changed",
-             "data": "the lock of its data sets changed"}
+             "data": "its data sets or their lock changed"}
     found = [words.get(part, f"the {part} changed") for part in now if now[part] != then.get(part)]
     tables = {name: entry for name, entry in made["figures"].items() if not name.endswith(PICTURES)}  # a picture is drawn again from its CSV
     folders = ((made["outputs"], paths.stage_folder(settings.run, stage)), (tables, paths.figures(settings.run)))
@@ -596,7 +603,7 @@ def described(manifests: dict[str, dict], stage: str) -> dict[str, str]:
     if stage == STAGES[0]:
         facts = {"medicine": "facts", "anesthesia": "anesthesia/facts"}.get(section.get("world"))
         mini = f"the mini world in hippo_utils/miniworld/{facts} ({section.get('entities') or 'all'} entities)"
-        hub = f"data sets from {paths.shown(paths.mirror(section.get('data_root')))}, lock {made.get('key', {}).get('data', '')[:10] or 'none: these files were never verified'}"
+        hub = f"data sets from {paths.shown(paths.mirror(section.get('data_root')))}, their state {made.get('key', {}).get('data', '')[:10] or 'not kept'}"
         shown["read"] = "data whose source was not kept" if not section else mini if facts else hub
     else:
         links = {needed: made["inputs"][needed]["outputs_hash"][:10] if "inputs" in made else "hash not kept" for needed in NEEDS[stage]}

@@ -69,7 +69,7 @@ class Corpus(Section):
     """01: which texts, how many rows of each (null = all there are), and how they are cleaned and audited."""
     world: Literal["medicine", "anesthesia"] | None = Field(description="the embedded mini world; null for real data")
     entities: Annotated[int, Field(ge=12)] | None = Field(None, description="use a part of the mini world only")
-    data_root: str | None = Field(None, description="folder that mirrors hub data sets by their id; null = the hub")
+    data_root: str | None = Field(None, description="folder that mirrors hub data sets by their id; null = data/ beside outputs/, where `fetch` puts them")
     documents: dict[str, Count | None] = Field(description="texts for continued pre-training, by source")
     general: Count | None = Field(None, description="rows of general text, when the run trains its own base")
     instructions: dict[str, Count | None]

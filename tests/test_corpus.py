@@ -26,6 +26,9 @@ def documents(*texts: str, source: str | list[str] = "here") -> pd.DataFrame:
     ("control characters", "A hid\u200bden\x07 sign, soft\u00adly.", "A hidden sign, softly."),
     ("URLs", "Read https://www.example.org/a?b=1 and www.example.org today.", "Read and today."),
     ("boilerplate sentences", "Downloaded from a site. Aspirin thins blood. All rights reserved!", "Aspirin thins blood."),
+    ("URLs", "See the site (www.example.org/a). Take it https://example.org/b. Or not.", "See the site. Take it . Or not."),
+    ("boilerplate sentences", "First.\n\nSecond. Click here for more.\nPlease subscribe to our list.\n\nThird.", "First.\n\nSecond.\n\nThird."),
+    ("superfluous words", "Hi, Thank you for posting your query. Take it with food.", "Take it with food."),
     ("superfluous words", "Hello, welcome to Chat Doctor. Take it with food. Thanks for your query on HealthCareMagic!", "Take it with food."),
     ("repeated lines", "Aspirin thins blood\nAspirin thins blood\n\n\nIt does.", "Aspirin thins blood\n\n\nIt does."),
     ("repeated sentences", "Aspirin thins blood. Aspirin thins blood. It does.", "Aspirin thins blood. It does."),
@@ -39,7 +42,8 @@ def test_each_rule_changes_what_it_names_and_is_the_only_one_blamed(rule, before
 
 
 @pytest.mark.parametrize("text", [LONG, "Temperature 38.5 °C; CK-MB 12 µg/l?! (See p. 4.)".replace("µ", "μ"), "Dose:\n\n- 5 mg\n- 10 mg, twice", "孕妇禁用。可致畸。",
-                                  "Sodium was low. It was not low. It was low."])
+                                  "Sodium was low. It was not low. It was low.", "GSE12345 data were downloaded from the Gene Expression Omnibus.",
+                                  "Do you subscribe to the view that fever is useful?", "Alzheimer´s disease at 38.5 ºC or 37˚C; ①2 mg", "Thank you for your question. Take it.", "You are welcome to a second consultation. Thanks to rest it heals."])
 def test_clean_text_stays_byte_identical(text):
     cleaned, _, changes = cleaning.clean(documents(text), 0)
     assert cleaned["text"].iloc[0] == text and changes.empty
@@ -49,6 +53,15 @@ def test_exponents_and_fractions_keep_their_value():
     """NFKC alone turns 10⁹ into 109 and 1½ tablets into 11⁄2: a change of dose."""
     text = "Platelets 150 × 10⁹/l, 1½ tablets, 25 kg/m²"
     assert cleaning.clean(documents(text), 0)[0]["text"].iloc[0] == text
+
+
+def test_code_in_instructions_stays_indented_and_may_repeat_itself():
+    code = " def f(x):\n    x += 1\n    x += 1\n\n    return x"
+    row = {"id": "1", "source": "s", "licence": "l", "prompt": "Add.  Add. Add.\nAnswer:", "completion": code.replace("\n\n", "  \n   \n"), "fact_ids": []}
+    cleaned, counts, _ = cleaning.clean(pd.DataFrame([row]), 1, "instruction")
+    assert cleaned[["prompt", "completion"]].values.tolist() == [["Add. Add. Add.\nAnswer:", code]]
+    assert set(counts["rule"]) == {*cleaning.RULES, *cleaning.DROPS}
+    assert cleaning.clean(documents(code), 1)[0]["text"].tolist() == ["def f(x):\nx += 1\n\nreturn x"], "in documents it comes from PDF"
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\r", "\x0c", "\u2028", "\x85"])
@@ -248,6 +261,12 @@ def test_a_planted_leak_scores_one(leak):
     assert score(leak) == 1.0
 
 
+@pytest.mark.parametrize("question", ["A 5 µg dose of the ﬁrst agent stops ﬁbrinolysis in ____ of all so\u00adcalled cases", "Is 10⁹/l of STRAẞE normal_in adults or not at all"])
+def test_a_question_is_found_in_its_own_cleaned_copy(question):
+    cleaned = cleaning.clean(documents(f"Card: {question.replace('____', '')}"), 1)[0]
+    assert contamination.overlaps(cleaned, exam(question), 8)["score"].tolist() == [1.0]
+
+
 def test_half_a_question_scores_the_share_of_its_words_and_shows_them():
     found = contamination.overlaps(documents("the first choice for absence seizures in children is known"), exam(QUESTION), 8)
     assert found["score"].iloc[0] == pytest.approx(8 / 11)
@@ -319,6 +338,14 @@ def test_every_kind_of_planted_leak_is_found():
     table = contamination.planted(test, raw, 8, 0.8, seed=1, most=120)
     assert table["leak"].tolist() == ["verbatim", "re-punctuated", "options shuffled", "inside a long document"]
     assert (table["recall"] == 1).all() and (table["planted"] == 120).all()
+
+
+def test_planted_leaks_of_questions_with_signs_for_options_are_found_or_left_out():
+    asked = exam("The normal dose is 5 µg", "Sign of the change?", "Which of them?").assign(options=[["true", "false"], ["+", "-", "±", "0"], ["rest", "heparin", "-"]])
+    table = contamination.planted(asked, documents(LONG), 8, 0.8, seed=1)
+    assert (table["recall"] == 1).all() and (table["planted"] == 1).all()
+    flagged = contamination.compare(documents("Sign of the change? 0"), contamination.index(asked, 8), 0.8)[1]
+    assert flagged["item"].tolist() == ["q1"], "options without words are not looked for"
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -496,6 +523,20 @@ def test_a_mixture_takes_its_share_whatever_the_order_and_marks_copies(tmp_path)
     assert accounts.mixture(texts, {"a": 0}, seed=1) == {name: int(source == "b") for name, source in zip(texts["id"], texts["source"])}
     with pytest.raises(StageError, match="corpus.mixture names c, of which there are no documents; there are a, b"):
         accounts.mixture(texts, {"c": 1}, seed=1)
+
+
+def test_the_accounts_add_up_with_a_mixture_and_no_source_vanishes():
+    kept = documents(*"abcdefgh", source=["none"] * 3 + ["twice"] * 3 + ["once"] * 2)
+    account = pd.DataFrame([{"kind": "documents", "source": name, "licence": "CC BY 4.0", "rows": rows, "tokens": 10, "trainable": 10} for name, rows in (("twice", 6), ("once", 2))]
+                           + [{"kind": "held out", "source": "none", "licence": "CC0", "rows": 1, "tokens": 3, "trainable": 3}])
+    rules = pd.DataFrame([{"rule": cleaning.TOO_SHORT, "source": name, "changed": 0, "dropped": 1} for name in ("none", "twice", "once", "gone")])
+    nothing = pd.DataFrame(columns=["source", "kind", "text_id"])
+    flow = accounts.flow(account, nothing, rules, nothing, nothing, kept).set_index("source")
+    assert flow["read"].to_dict() == {"twice": 4, "once": 3, "none": 5, "gone": 1}, "what was read does not depend on the mixture"
+    assert flow["mixture"].to_dict() == {"twice": -3, "once": 0, "none": 3, "gone": 0} and flow["kept"].to_dict() == {"twice": 6, "once": 2, "none": 0, "gone": 0}
+    assert flow.loc["none", "licence"] == "CC0"
+    once = accounts.flow(account.drop(index=0), nothing, rules[2:3], nothing, nothing, kept[6:])
+    assert once["source"].tolist() == ["once"] and "mixture" not in once
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -27,9 +27,18 @@ def test_another_revision_or_file_makes_01_due_and_the_same_lock_does_not(settin
     lock = json.loads(file.read_text())
     lock["zhengyun21/PMC-Patients"]["revision"] = "0" * 40
     file.write_text(json.dumps(lock))
-    assert manifest.reasons(settings, "01_corpus") == ["the lock of its data sets changed"]
+    assert manifest.reasons(settings, "01_corpus") == ["its data sets or their lock changed"]
     file.unlink()
-    assert manifest.reasons(settings, "01_corpus") == ["the lock of its data sets changed"]
+    assert manifest.reasons(settings, "01_corpus") == ["its data sets or their lock changed"]
+
+
+def test_without_a_lock_a_file_that_is_replaced_makes_01_due(settings):
+    (hub.mirror(settings.corpus) / "lock.json").unlink()
+    manifest.begin("01_corpus", settings).finish()
+    assert manifest.reasons(settings, "01_corpus") == []
+    file = hub.mirror(settings.corpus) / "epfl-llm/guidelines/open_guidelines.jsonl"
+    file.write_text(file.read_text() + "\n")
+    assert manifest.reasons(settings, "01_corpus") == ["its data sets or their lock changed"]
 
 
 def test_two_mirrors_make_two_plans_and_later_stages_follow(settings):

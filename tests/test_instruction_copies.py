@@ -42,7 +42,7 @@ def test_the_accounts_take_only_what_is_gone(asked):
     kept = records.read("instruction", asked).groupby(["source", "licence"]).agg(rows=("id", "size")).reset_index()
     account = kept.assign(kind="instructions", words=1, tokens=1, tokens_per_word=1.0, trainable=1)
     nothing = pd.DataFrame(columns=["source", "rule", "dropped", "text_id"])
-    flow = accounts.flow(account, nothing, nothing.head(0), copies, nothing).set_index("source")
+    flow = accounts.flow(account, nothing, nothing.head(0), copies, nothing, nothing).set_index("source")
     assert flow.loc["a", ["read", "exact copies", "near copies", "kept"]].tolist() == [3, 1, 0, 2]
     assert flow.loc["b", ["read", "exact copies", "near copies", "kept"]].tolist() == [4, 2, 0, 2]
 

@@ -117,6 +117,13 @@ def test_flagged_items_stand_apart_and_none_is_lost():
     assert scoring.by_contamination(PAPER, set())["items"].unique().tolist() == ["clean"]
 
 
+def test_an_item_is_flagged_only_because_of_texts_that_were_trained_on():
+    audit = pd.DataFrame([("a", "flashcards", "flagged"), ("a", "left_out", "flagged"), ("b", "left_out", "flagged"), ("c", "flashcards", "removed"), ("d", "dialogues", "flagged"),
+                          ("e", "dialogues", "clean")], columns=["item", "source", "decision"])
+    assert scoring.flagged(audit, {"flashcards": 1, "left_out": 0}) == {"a", "d"} and scoring.flagged(audit, {}) == {"a", "b", "d"}
+    assert scoring.flagged(audit.head(0), {"left_out": 0}) == set()
+
+
 # --- quarantine ------------------------------------------------------------------------------------------------------
 
 SOUND = {"id": "medqa-1", "benchmark": "medqa", "split": "test", "group": "all", "subject": "", "cluster": "c", "fact_ids": [], "steps": 1, "question": "Which?", "context": "",

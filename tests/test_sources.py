@@ -101,6 +101,32 @@ def test_a_source_that_breaks_off_leaves_no_file(own, tmp_path):
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == []
 
 
+def test_a_limited_number_of_rows_is_drawn_from_the_whole_file_by_the_seed(whole):
+    source, c = hub.catalogue()["guidelines"], corpus(whole)
+    everything = [row["text"] for row in read("guidelines", whole)]
+    drawn, other = ([row["text"] for row in hub.stream(source, c, 12, seed, None)] for seed in (0, 1))
+    assert len(drawn) == 12 and drawn != everything[:12] and drawn != other, "the head of a file is not a sample of it"
+    assert drawn == [text for text in everything if text in drawn] == [row["text"] for row in hub.stream(source, c, 12, 0, [])]
+
+
+def test_where_every_row_has_the_same_instruction_one_without_an_input_asks_nothing(own):
+    rows = [{"instruction": "Answer this question truthfully", "input": f"What is {n}?" if n else " ", "output": "A number."} for n in range(60)]
+    (own / FLASHCARDS).write_text(json.dumps(rows))
+    quarantine = []
+    assert len(read("medical_flashcards", own, quarantine)) == 59 and [row["reason"] for row in quarantine] == ["input is empty"]
+    assert any(row["prompt"].count("\n") == 1 for row in read("open_platypus", own)), "there the instruction alone may ask"
+
+
+@pytest.mark.parametrize("question, needed", [
+    ("A photomicrograph of the lesion is obtained.", True), ("His skin is affected (see image).", True), ("The image shows the lesion.", True), ("The figure below gives the curve.", True),
+    ("An ECG obtained on admission is shown.", True), ("An x-ray of the chest is shown below.", True), ("Findings are as shown in the accompanying CT scan.", True),
+    ("Laboratory studies are shown below:", False), ("Her results are shown in the table.", False), ("ECG shows ST elevation in V2.", False), ("He is worried about his body image.", False),
+    ("CT scan of the abdomen is normal and laboratory studies are shown below.", False), ("Fetal heart tracing shows late decelerations.", False), ("Which drug has been shown to reduce mortality?", False)])
+def test_a_question_needs_a_picture_where_it_names_one_that_is_shown(question, needed):
+    row = {"question": question, "options": {"A": "x", "B": "y"}, "answer_idx": "A"}
+    assert hub.READERS["usmle"](hub.catalogue()["usmle_step1"], row)["subject"] == ("needs a picture" if needed else "text alone")
+
+
 def test_exam_rows_keep_question_options_and_answer(whole):
     raw = pq.read_table(whole / "openlifescienceai/medmcqa/data/validation-00000-of-00001.parquet").to_pylist()
     made = [row for row in read("medmcqa", whole)]
@@ -160,12 +186,14 @@ def retyped(file):
     ("guidelines", GUIDELINES, lambda f: f.write_text('{"text": "x"}\n'), "has no column clean_text; it has text"),
     ("guidelines", GUIDELINES, lambda f: f.write_text('{"clean_text": 5}\n' * 3), "3 of 3 rows do not fit .*clean_text must be text and is int"),
     ("medical_flashcards", FLASHCARDS, cut, "is cut off or no JSON behind row"),
-    ("medical_flashcards", FLASHCARDS, lambda f: f.write_text('[{"instruction": "a"}]'), "has no column output; it has instruction"),
+    ("medical_flashcards", FLASHCARDS, lambda f: f.write_text('[{"instruction": "a"}]'), "has no column input, output; it has instruction"),
     ("medical_flashcards", FLASHCARDS, lambda f: f.write_text("[]"), "holds no row"),
     ("medical_flashcards", FLASHCARDS, lambda f: f.write_text("hello"), "is no JSON array"),
     ("pubmedqa_contexts", ABSTRACTS, cut, "is damaged or cut off"),
     ("pubmedqa_contexts", ABSTRACTS, retyped, "column pubid of .* must be integer and is (large_)?string"),
-    ("pmc_patients", PATIENTS, cut, "is cut off or no CSV|not as many fields|rows do not fit"),
+    ("medical_flashcards", FLASHCARDS, lambda f: f.write_text('{\n "data": [\n  {"instruction": "a"}\n ]\n}\n'), "holds one JSON object over several lines, expected an array"),
+    ("pmc_patients", PATIENTS, cut, "is cut off in row 30"),
+    ("pmc_patients", PATIENTS, lambda f: f.write_text(f.read_text()[:-30]), "is cut off or no CSV near line"),
     ("pmc_patients", PATIENTS, lambda f: f.write_text("a,b\n1,2\n"), "has no column patient_uid, patient; it has a, b"),
 ])
 def test_a_bad_file_is_one_sentence_that_names_the_source_and_what_to_do(own, name, file, damage, words):
@@ -184,7 +212,7 @@ def test_too_many_unusable_rows_stop_the_run(own):
 
 
 def test_a_large_json_array_is_read_piece_by_piece(own):
-    rows = [{"instruction": f"Asked {n}", "input": '"]}, {[' * (n % 7), "output": "x" * 997} for n in range(3000)]  # three pieces, brackets inside texts
+    rows = [{"instruction": f"Asked {n}", "input": '"]}, {[' * (n % 7 + 1), "output": "x" * 997} for n in range(3000)]  # three pieces, brackets inside texts
     (own / FLASHCARDS).write_text(json.dumps(rows))
     made = read("medical_flashcards", own)
     assert len(made) == 3000 and made[1999]["prompt"].startswith("Asked 1999")
@@ -207,27 +235,74 @@ def test_a_mirror_is_locked_and_a_changed_file_is_refused(own, capsys):
     assert "is not the file that lock.json names" in capsys.readouterr().err
 
 
-def test_fetch_brings_what_is_missing_at_one_revision(whole, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def served(whole, monkeypatch):
+    """The mirror as a hub; a file named in the set that is returned cannot be downloaded."""
     import huggingface_hub
+    refused = set()
 
     class Hub:
         def dataset_info(self, name, revision):
-            return type("Info", (), {"sha": f"{name}@{revision}"})
+            return type("Info", (), {"sha": revision if "@" in revision else f"{name}@{revision}"})
 
         def list_repo_files(self, name, repo_type, revision):
-            return ["README.md", *(str(file.relative_to(whole / name)) for file in (whole / name).rglob("*") if file.is_file())]
+            return ["README.md", *sorted(str(file.relative_to(whole / name)) for file in (whole / name).rglob("*") if file.is_file())]
 
     def download(name, file, repo_type, revision, local_dir):
+        if file in refused:
+            raise ConnectionError("reset by peer")
         (local_dir / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(whole / name / file, local_dir / file)
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    return refused
+
+
+def test_fetch_brings_what_is_missing_at_one_revision(whole, served, tmp_path):
     assert command.main(["fetch", "hippo_llama", "--set", f"corpus.data_root={tmp_path}/here"]) == 0
     lock = json.loads((tmp_path / "here" / hub.LOCK).read_text())
     assert lock["openlifescienceai/medmcqa"]["revision"] == "openlifescienceai/medmcqa@91c6572c454088bf71b679ad90aa8dffcd0d5868"
     assert not list((tmp_path / "here").rglob("README.md")), "only what is read is fetched"
     assert len(read("guidelines", tmp_path / "here")) == ROWS["guidelines"] - 1
+    assert not hub.unlocked(corpus(tmp_path / "here")) and hub.unlocked(corpus(whole)) == sorted(lock)
+    for name in ("medmcqa", "medqa"):  # test items and development items lie in two files of one data set
+        made = hub.items(hub.catalogue()[name], corpus(tmp_path / "here"), 0, [])
+        assert {row["split"] for row in made} == {"test", "development"}
+
+
+def test_a_fetch_that_breaks_off_is_known_to_be_incomplete_and_goes_on(whole, served, tmp_path, capsys):
+    here = ["fetch", "hypnos", "--set", f"corpus.data_root={tmp_path}/here"]
+    served.add("AnesCorpus_zh-00001-of-00002.parquet")
+    assert command.main(here) == 2 and "anescorpus: MiliLab/AnesCorpus cannot be fetched from the hub (reset by peer)" in capsys.readouterr().err
+    with pytest.raises(StageError, match=r"anescorpus: .* does not hold what lock.json names \(AnesCorpus_zh-00001-of-00002.parquet is missing; AnesCorpus_zh-00000-of-00002"):
+        read("anescorpus", tmp_path / "here")
+    served.clear()
+    assert command.main(here) == 0
+    assert len(read("anescorpus", tmp_path / "here")) == ROWS["anescorpus"]
+
+
+def test_a_locked_file_that_is_gone_and_one_that_no_lock_names_are_refused_until_fetched(served, own, capsys):
+    shard, extra = own / "MiliLab/AnesCorpus/AnesCorpus_zh-00001-of-00002.parquet", own / "MiliLab/AnesCorpus/AnesCorpus_zh-00002-of-00003.parquet"
+    here = ["fetch", "hypnos", "--set", f"corpus.data_root={own}"]
+    assert command.main(here) == 0
+    extra.write_bytes(shard.read_bytes())
+    with pytest.raises(StageError, match="AnesCorpus_zh-00002-of-00003.parquet is not locked.*or delete a file that does not belong there"):
+        read("anescorpus", own)
+    extra.unlink()
+    shard.unlink()
+    with pytest.raises(StageError, match="AnesCorpus_zh-00001-of-00002.parquet is missing.*fetch PARAMS"):
+        read("anescorpus", own)
+    assert command.main(here) == 0 and len(read("anescorpus", own)) == ROWS["anescorpus"]
+
+
+def test_a_hub_that_has_no_such_file_is_said_at_once(whole, served, tmp_path, monkeypatch, capsys):
+    import dataclasses
+    renamed = dataclasses.replace(hub.catalogue()["guidelines"], files=["renamed.jsonl"])
+    monkeypatch.setattr(hub, "used", lambda corpus: [renamed])
+    assert command.main(["fetch", "hippo_llama", "--set", f"corpus.data_root={tmp_path}/here"]) == 2
+    said = capsys.readouterr().err
+    assert re.match(r"error: guidelines: epfl-llm/guidelines at \S+ has no file renamed.jsonl; it has README.md, open_guidelines.jsonl. Correct files or revision", said) and said.count("\n") == 1
 
 
 def test_neither_network_nor_mirror_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, capsys):
@@ -271,6 +346,8 @@ def test_the_paper_run_goes_through_01_on_the_miniature(stage):
     assert flow.loc["guidelines", "difference"] == ROWS["guidelines"] - 1 - 37_970 and flow.loc["medqa_train", "trainable"] < flow.loc["medqa_train", "tokens"]
     paper = pd.read_csv(figures / "table_beside_the_paper.csv").set_index("quantity")
     assert paper.loc["Evaluation Instructions, rows", "here"] == flow.loc[["medmcqa_train", "medqa_train", "pubmedqa_train"], "read"].sum()
+    assert paper.loc["medqa, test items", ["published", "here", "difference"]].tolist() == [1273, ROWS["test"], ROWS["test"] - 1273]
+    assert "not verified, because no lock names them" in printed and "91c6572c454088bf71b679ad90aa8dffcd0d5868 (not verified)" in (figures / "datasheet_items.md").read_text()
     found = pd.read_parquet(folder / "contamination.parquet")
     assert found.columns.tolist() == contamination.COLUMNS
     decided = found.set_index(["source", "item"])

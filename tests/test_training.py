@@ -165,6 +165,17 @@ def test_tokens_are_counted_with_the_end_mark(tokenizer):
     assert counts.to_dict() == {"tokens": len(tokenizer(INSTRUCTIONS["prompt"][0])["input_ids"]) + answer, "trainable": answer, "cut": 0}
 
 
+def test_many_instructions_are_counted_slice_by_slice(tokenizer, monkeypatch):
+    whole, sizes = instruction.tokens_of(INSTRUCTIONS, tokenizer, 64), []
+    monkeypatch.setattr(instruction, "SLICE", 3)
+
+    def watched(texts):
+        sizes.append(len(texts))
+        return tokenizer(texts)
+    watched.eos_token = tokenizer.eos_token
+    assert instruction.tokens_of(INSTRUCTIONS, watched, 64).equals(whole) and max(sizes) == 3, "the tokens of 696K rows are not held at once"
+
+
 # --- the loss curve --------------------------------------------------------------------------------------------------
 
 def history(*losses: float):

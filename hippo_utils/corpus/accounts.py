@@ -98,31 +98,37 @@ def stated(paths: Iterable[Path]) -> set[str]:
     return facts
 
 
-def flow(account: pd.DataFrame, quarantine: pd.DataFrame, rules: pd.DataFrame, duplicates: pd.DataFrame, leaked: pd.DataFrame) -> pd.DataFrame:
-    """Where every row went, per source of training text, beside what the paper or the data card says it holds.
+def flow(account: pd.DataFrame, quarantine: pd.DataFrame, rules: pd.DataFrame, duplicates: pd.DataFrame, leaked: pd.DataFrame, documents: pd.DataFrame) -> pd.DataFrame:
+    """Where every row went, per source of training text, beside what the paper or the data card says it holds; `documents` are
+    those that the mixture chose from.
 
     Columns: source, licence, read, one per step that takes rows away, kept, tokens, trainable; paper_rows and paper_tokens with
-    the difference (rows as read, before anything was taken away: the published counts are of the sets as they come).
+    the difference (rows as read, before anything was taken away: the published counts are of the sets as they come). Where
+    corpus.mixture changes something there is a column for it (negative where it takes rows more than once).
     """
     trained = account[~account["kind"].isin(["held out", "general (base)"])]
     held = account[account["kind"] == "held out"].set_index("source")["rows"]
     dropped = rules.pivot_table(index="source", columns="rule", values="dropped", aggfunc="sum") if len(rules) else pd.DataFrame()
     copies = duplicates.groupby(["source", "kind"]).size()
     gone = leaked.drop_duplicates("text_id").groupby("source").size()
-    rows = []
-    for row in trained.to_dict("records"):
-        name, holds = row["source"], hub.catalogue()[row["source"]].holds if row["source"] in hub.catalogue() else {}
+    present, licences = {row["source"]: row for row in trained.to_dict("records")}, account.drop_duplicates("source").set_index("source")["licence"]
+    chosen_from, rows = documents["source"].value_counts(), []
+    for name in dict.fromkeys([*present, *rules["source"]]):  # a source that lost every row is in the rules only
+        known = hub.catalogue().get(name)
+        row = present.get(name) or {"licence": licences.get(name, known.licence if known else ""), "rows": 0, "tokens": 0, "trainable": 0}
+        holds = known.holds if known else {}
         steps = {"unusable": int((quarantine["source"] == name).sum())}
         steps |= {rule: int(dropped[rule].get(name, 0)) if rule in dropped else 0 for rule in STEPS[1:4]}
         steps |= {"exact copies": int(copies.get((name, "exact"), 0)), "near copies": int(copies.get((name, "near"), 0)), "leaked": int(gone.get(name, 0)),
-                  "held out": int(held.get(name, 0))}
+                  "held out": int(held.get(name, 0)), "mixture": int(chosen_from[name]) - row["rows"] if name in chosen_from else 0}
         read = row["rows"] + sum(steps.values()) - steps["unusable"]
         rows.append({"source": name, "licence": row["licence"], "read": read} | steps | {"kept": row["rows"], "tokens": row["tokens"], "trainable": row["trainable"],
                     "paper_rows": holds.get("rows"), "difference": read - holds["rows"] if "rows" in holds else None, "paper_tokens": holds.get("tokens")})
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table if len(table) and table["mixture"].any() else table.drop(columns="mixture", errors="ignore")
 
 
-def beside_the_paper(flow: pd.DataFrame, pairs: int, paper: str = "hippocrates") -> pd.DataFrame:
+def beside_the_paper(flow: pd.DataFrame, pairs: int, items: pd.DataFrame, paper: str = "hippocrates") -> pd.DataFrame:
     """The paper's own sums beside this run's: published (and how we know it), here, difference. Empty for a mini world.
 
     Of Hypnos only the sum of its pairs is known, and the sets are others: what it generated, 03 generates.
@@ -138,7 +144,10 @@ def beside_the_paper(flow: pd.DataFrame, pairs: int, paper: str = "hippocrates")
               ("Evaluation Instructions, rows", 404_269, "sum of the train splits", "read", evaluation),
               ("instructions together, rows", 696_318, "paper: 696K", "read", general + evaluation)]
     rows = [(quantity, published, where, int(found.loc[names, column].sum())) for quantity, published, where, column, names in lines if names]
-    rows += [("preference pairs", 15_000, "paper: 15K", pairs)] if len(found) else []
+    if len(found):
+        asked = items.loc[items["split"] == "test", "benchmark"].value_counts()
+        benchmarks = [hub.catalogue()[name] for name in asked.index.sort_values() if hub.catalogue()[name].holds["where"] == "paper"]
+        rows += [("preference pairs", 15_000, "paper: 15K", pairs)] + [(f"{test.name}, test items", test.holds["rows"], "paper", int(asked[test.name])) for test in benchmarks]
     if paper == "hypnos":
         known = "public summaries: 8,000k of general medicine, and 24k of 217k of anesthesia that are not generated (inferred)"
         rows = [("instructions that are not generated, rows", 8_024_000, known, int(found.loc[general, "read"].sum()))] if general else []

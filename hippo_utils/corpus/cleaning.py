@@ -11,14 +11,20 @@ from hippo_utils import chinese
 from hippo_utils.corpus import streams
 from hippo_utils.records import SCHEMAS
 
-BOILERPLATE = re.compile(r"(?:downloaded from|all rights reserved|click here|cookie policy|subscribe to|copyright ©)", re.IGNORECASE)
+# "Data were downloaded from GEO" and "Do you subscribe to the view that" are content: such words count where a sentence begins with them.
+BOILERPLATE = re.compile(r"(?:^|(?<=[.!?]\s))\W{0,5}(?:please )?(?:downloaded from|click here|subscribe to)\b|all rights reserved|cookie policy|copyright ©", re.IGNORECASE | re.MULTILINE)
 # What consultation sites put around an answer: a sentence that names the site and only greets, thanks or takes leave.
 SITE = re.compile(r"health ?care ?magic|chat ?doctor|icliniq|\bhcm\b", re.IGNORECASE)
 MANNERS = re.compile(r"\b(?:welcome|thank|thanks|greetings|regards|hello|hi|dear|consult|query|wish|hope)\b", re.IGNORECASE)
-URL = re.compile(r"(?:https?://|www\.)\S+")
+# ... and one that thanks for the query, as sites make doctors begin ("Hi, Thank you for posting your query.").
+THANKS = re.compile(r"(?:^|(?<=[.!?]\s))\W{0,5}(?:(?:hi|hello|dear)\b\W{0,5})?(?:thanks|thank you|welcome)\b[^.?!]{0,40}\b(?:query|posting|consulting|forum)\b",
+                    re.IGNORECASE | re.MULTILINE)
+SHORT = 150  # characters: what is longer is not only boilerplate or manners
+URL = re.compile(r"\s?\((?:https?://|www\.)[^\s()]+\)|(?:https?://|www\.)\S*[^\s.,;:!?)\]]")  # the mark behind an address ends the sentence
 BREAK = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")  # other ways to end a line or page: the words at both sides stay two words
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\ufeff\u00ad]")
-MEANT = "\u00b2\u00b3\u00b9\u2070-\u207f\u00bc-\u00be\u2150-\u215f\u2189"  # superscripts and fractions: NFKC makes 109 of 10⁹ and 11⁄2 of 1½
+# NFKC makes 109 of 10⁹, 11⁄2 of 1½, 12 mg of ①2 mg, o of the º in 38.5 ºC, and a space with a mark of the ´ in Alzheimer´s.
+MEANT = "\u00b2\u00b3\u00b9\u2070-\u207f\u00bc-\u00be\u2150-\u215f\u2189\u2460-\u249b\u00a8\u00aa\u00af\u00b4\u00b8\u00ba\u02d8-\u02dd"
 NOT_MEANT = re.compile(f"[^{MEANT}]+")
 # The same for Chinese, where an address ends with the first character that is none of its own and a mark ends a sentence without a space.
 BOILERPLATE_ZH = re.compile("版权所有|未经.{0,8}(?:转载|许可|授权)|点击(?:此处|这里|链接|下载|查看)|阅读原文|扫.{0,4}二维码|关注.{0,8}公众号|下载.{0,6}(?:APP|app|客户端)|责任编辑|本文(?:转载|来源)")
@@ -54,16 +60,26 @@ def _sentences_zh(text: str) -> list[str]:
 
 
 def _without(text: str, unwanted, sentences=_sentences, space: str = " ") -> str:
-    lines = (space.join(s for s in sentences(line) if not unwanted(s)) for line in text.split("\n"))
-    return "\n".join(line for line in lines if line.strip())
+    """The text without its unwanted sentences, and without lines that held nothing else; other lines stay exactly as they were."""
+    lines = []
+    for line in text.split("\n"):
+        said = sentences(line)
+        kept = [sentence for sentence in said if not unwanted(sentence)]
+        if len(kept) == len(said):
+            lines.append(line)
+        elif "".join(kept).strip():
+            lines.append(space.join(kept))
+    return "\n".join(lines)
 
 
 def _boilerplate(text: str) -> str:
-    return _without(text, BOILERPLATE.search) if BOILERPLATE.search(text) else text  # leaves untouched text exactly as it was
+    return _without(text, lambda s: len(s) < SHORT and BOILERPLATE.search(s)) if BOILERPLATE.search(text) else text
 
 
 def _superfluous(text: str) -> str:
-    return _without(text, lambda s: len(s) < 150 and SITE.search(s) and MANNERS.search(s)) if SITE.search(text) else text
+    if not SITE.search(text) and not THANKS.search(text):
+        return text
+    return _without(text, lambda s: len(s) < SHORT and (SITE.search(s) and MANNERS.search(s) or THANKS.search(s)))
 
 
 def _repeated(text: str, split=_sentences, space: str = " ") -> str:
@@ -84,6 +100,11 @@ def _repeated_lines(text: str) -> str:
 
 def _spaces(text: str) -> str:
     return "\n".join(" ".join(line.split()) for line in text.strip().split("\n"))
+
+
+def _inner_spaces(text: str) -> str:
+    """As `_spaces`, but lines stay indented: instructions hold code."""
+    return "\n".join(line[:len(line) - len(line.lstrip())] + " ".join(line.split()) if line.strip() else "" for line in text.strip().split("\n"))
 
 
 def _boilerplate_zh(text: str) -> str:
@@ -144,7 +165,7 @@ def clean(records: pd.DataFrame, minimum_words: int, kind: str = "document", lan
     Returns the records that remain, a table with one row per rule and source (rule, source, changed, dropped), and the log of
     every change (id, source, rule, before, after: cut to the place of the change; `after` is empty for a dropped record).
     """
-    log, kept, rules = [], [], RULES_ZH if language == "zh" else RULES
+    log, kept, rules = [], [], _rules(kind, language)
     for row in records.to_dict("records"):
         changes: list[tuple[str, str, str]] = []
         for column in TEXTS[kind]:
@@ -158,6 +179,15 @@ def clean(records: pd.DataFrame, minimum_words: int, kind: str = "document", lan
         log += [(row["id"], row["source"], *change) for change in changes]
     changes = pd.DataFrame(log, columns=LOG.names)
     return pd.DataFrame(kept, columns=records.columns), count(changes, list(records["source"].unique())), changes
+
+
+def _rules(kind: str, language: str) -> dict:
+    """The rules of a language. In what is asked and answered a repetition is meant and code is indented; only documents come from PDF."""
+    rules = RULES_ZH if language == "zh" else RULES
+    if kind == "document":
+        return rules
+    asked = {rule: change for rule, change in rules.items() if not rule.startswith("repeated")}
+    return asked if language == "zh" else asked | {"spaces": _inner_spaces}
 
 
 def _clean(text: str, changes: list, rules: dict, column: str) -> str:

@@ -8,6 +8,7 @@ in whatever width and spacing they stand. Questions shorter than n words are mat
 """
 
 import re
+import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,10 @@ import numpy as np
 import pandas as pd
 
 from hippo_utils import chinese
-from hippo_utils.corpus import streams
+from hippo_utils.corpus import cleaning, streams
 from hippo_utils.corpus.accounts import as_text
 
-WORD = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\W\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
+WORD = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\W_\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
 FACTOR = np.uint64(0x9E3779B97F4A7C15)
 WHOLE, PART, SHORT, WITH_OPTIONS = "whole question", "n-grams", "short question", "short question with its options"
 FLAGGED, REMOVED, CLEAN = "flagged", "removed", "clean"
@@ -29,8 +30,12 @@ COLUMNS = ["benchmark", "item", "group", "source", "text_id", "score", "rule", "
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in small letters; punctuation and spacing do not count."""
-    return WORD.findall(text.lower())
+    """The words of a text in small letters; punctuation, blanks to fill in and spacing do not count.
+
+    Training texts come cleaned and questions as they are: what cleaning does to signs is done here to both."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", cleaning.RULES["control characters"](text))
+    return WORD.findall(text.casefold())
 
 
 def ngrams(tokens: list[str], n: int) -> list[tuple[str, ...]]:
@@ -155,7 +160,7 @@ def _matched(question: list[str], text: list[str], n: int) -> str:
 
 
 def _holds(text: list[str], options: list[str]) -> bool:
-    said = f" {' '.join(text)} "
+    said, options = f" {' '.join(text)} ", [option for option in options if option]  # "+" and "-" are no words
     return bool(options) and all(f" {option} " in said for option in options)
 
 
@@ -225,9 +230,11 @@ def planted(items: pd.DataFrame, texts: pd.DataFrame, n: int, threshold: float, 
     """Recall on planted leaks: up to `most` test items are hidden in training texts in four ways, and searched.
 
     verbatim; re-punctuated (other case, marks and line breaks); options shuffled; inside a long document (between the words of
-    other texts). Columns: leak, planted, flagged, recall.
+    other texts). A short question whose options are not all words ("+", "-") is left out: nothing tells its leak from chance.
+    Columns: leak, planted, flagged, recall.
     """
-    rng = np.random.default_rng(seed)
+    rng, asked = np.random.default_rng(seed), index(items, n)
+    items = items[[len(question) >= n or bool(options) and all(options) for question, options in zip(asked.questions, asked.options)]]
     chosen = items.sample(min(most, len(items)), random_state=seed)
     questions, others = index(chosen, n), texts["text"].tolist() or [""]
     ways = {"verbatim": lambda q, o: f"{q} {' '.join(o)}", "re-punctuated": lambda q, o: "\n".join(questions.words(f"{q} {' -- '.join(o)}".upper())),

@@ -8,7 +8,9 @@ sha256 of every file); a run reads the mirror only and verifies what the lock na
 import csv
 import fnmatch
 import hashlib
+import heapq
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from functools import cache
@@ -35,8 +37,12 @@ BENCHMARK = ("item", "question")  # kinds of record that are asked and not train
 PRIVATE = "private_cases"         # the benchmark that corpus.private_cases brings
 YES_NO_MAYBE = ["yes", "no", "maybe"]
 SEPARATOR = re.compile(r"[\s,]*")  # between the rows of a JSON array
-PICTURE = re.compile(r"\b(?:photograph|shown (?:below|above|here|in the)|(?:image|figure|photo|picture|tracing|slide) (?:is )?(?:shown|below|above)|"
-                     r"as shown|(?:ECG|electrocardiogram|x-ray|radiograph|scan|MRI) (?:is )?shown)\b", re.IGNORECASE)
+# A question that cannot be answered without its picture names one and says that it is there; laboratory values "shown below" are text.
+_SEEN = r"(?:image|figure|photo|picture|illustration|diagram)s?"
+_TAKEN = rf"(?:{_SEEN}|(?:photograph|photomicrograph|tracing|slide|graph|pedigree|specimen|strip|ECG|EKG|electrocardiogram|x-?ray|radiograph|scan|smear|MRI|CT)s?)"
+PICTURE = re.compile(rf"\bphoto(?:micro)?graphs?\b|\b{_TAKEN}\b(?:(?! and )[^.?!,;]){{0,40}} shown\b|\bshown (?:in|on|by) (?:the|this) (?:\w+ ){{0,2}}{_TAKEN}\b"
+                     rf"|\b{_SEEN} (?:below|above)\b|\bsee (?:the )?(?:attached |accompanying |following )?{_SEEN}\b|\b(?:the|this) (?:\w+ )?{_SEEN} (?:shows?|depicts?|demonstrates?)\b",
+                     re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -96,16 +102,33 @@ def mirror(corpus: Corpus) -> Path:
 
 
 def files(source: Source, corpus: Corpus, patterns: list[str]) -> list[Path]:
-    """The files of a source in the mirror, checked against the lock; StageError says what is missing and how to get it."""
+    """The files of a source in the mirror: where the lock names its data set, exactly those that it names. StageError says what is
+    missing and how to get it."""
     folder = mirror(corpus) / source.hub
-    found = [file for file in sorted(folder.rglob("*")) if file.is_file() and _matches(str(file.relative_to(folder)), patterns)]
+    found = _there(folder, patterns)
     if not found:
         raise StageError(f"{source.name}: {paths.shown(folder)} has no file {' or '.join(patterns)}; on a machine that reaches the hub, run "
                          "`python -m hippo_utils.corpus fetch PARAMS`, or let corpus.data_root name a folder that mirrors the hub by data set id")
-    locked = _lock(mirror(corpus)).get(source.hub, {}).get("files", {})
-    for file in found:
-        _verify(source, file, locked.get(str(file.relative_to(folder))))
-    return found
+    lock = _lock(mirror(corpus))
+    if source.hub in lock:
+        _verify(source, folder, found, {name: locked for name, locked in lock[source.hub]["files"].items() if _matches(name, patterns)})
+    return list(found.values())
+
+
+def unlocked(corpus: Corpus) -> list[str]:
+    """The data sets of a run that the lock of its mirror does not name: nothing says whether their files are the right ones."""
+    return sorted({source.hub for source in used(corpus)} - set(_lock(mirror(corpus)))) if corpus.world is None else []
+
+
+def revision(source: Source, corpus: Corpus) -> str:
+    """The commit that a source's files are of, as far as the lock of the mirror knows it."""
+    entry = _lock(mirror(corpus)).get(source.hub)
+    return f"{source.revision} (not verified)" if entry is None else entry["revision"] or "unknown, files as locked"
+
+
+def _there(folder: Path, patterns: list[str]) -> dict[str, Path]:
+    names = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    return {name: file for name, file in names.items() if _matches(name, patterns)}
 
 
 def _matches(name: str, patterns: list[str]) -> bool:
@@ -122,48 +145,65 @@ def _lock(folder: Path) -> dict:
         raise StageError(f"{paths.shown(file)} is not readable as JSON; delete it and run `python -m hippo_utils.corpus fetch PARAMS` again") from None
 
 
-def _verify(source: Source, file: Path, locked: dict | None) -> None:
-    if locked and (file.stat().st_size != locked["size"] or file_hash(file) != locked["sha256"]):
-        raise StageError(f"{source.name}: {paths.shown(file)} is not the file that {LOCK} names (its sha256 differs); delete it and run "
-                         "`python -m hippo_utils.corpus fetch PARAMS`, or delete its entry in the lock if the change is meant")
+def _verify(source: Source, folder: Path, found: dict[str, Path], locked: dict[str, dict | None]) -> None:
+    missing, new = sorted(set(locked) - set(found)), [name for name in found if not locked.get(name)]
+    if missing or new:
+        differ = [f"{', '.join(names[:3])}{' and others' * (len(names) > 3)} {what}" for names, what in ((missing, "is missing"), (new, "is not locked")) if names]
+        raise StageError(f"{source.name}: {paths.shown(folder)} does not hold what {LOCK} names ({'; '.join(differ)}); run `python -m hippo_utils.corpus "
+                         "fetch PARAMS`, which brings what is missing and locks what is new, or delete a file that does not belong there")
+    for name, file in found.items():
+        if file.stat().st_size != locked[name]["size"] or file_hash(file) != locked[name]["sha256"]:
+            raise StageError(f"{source.name}: {paths.shown(file)} is not the file that {LOCK} names (its sha256 differs); delete it and run "
+                             "`python -m hippo_utils.corpus fetch PARAMS`, or delete its entry in the lock and run that if the change is meant")
 
 
 def fetch(corpus: Corpus, say=print) -> Path:
     """Bring every file that a run reads into the mirror and write the lock; files that are there already are only locked.
 
-    Needs the network for what is missing. The lock is written last and whole.
+    Needs the network for what is missing. The lock is written after every set, and before a download with the names that will
+    come: what breaks off is known to be missing, and the next call goes on with it at the same commit.
     """
     folder = mirror(corpus)
     lock = _lock(folder)
     for source in used(corpus):
-        patterns = source.files + source.examples
         here = folder / source.hub
-        if not any(file.is_file() and _matches(str(file.relative_to(here)), patterns) for file in here.rglob("*")):
-            _download(source, here, patterns, lock, say)
-        for file in files(source, corpus, patterns):
+        for patterns in filter(None, (source.files, source.examples)):
+            found = _there(here, patterns)
+            named = {name for name in lock.get(source.hub, {}).get("files", {}) if _matches(name, patterns)}
+            if not found or named - set(found):
+                _download(source, here, patterns, lock, folder, say)
             entry = lock.setdefault(source.hub, {"revision": None, "files": {}})  # revision null: it was there already, from somewhere
-            name = str(file.relative_to(here))
-            entry["files"].setdefault(name, {"size": file.stat().st_size, "sha256": file_hash(file)})
-            say(f"{source.name:<28} {name}  {entry['files'][name]['sha256'][:12]}  revision {entry['revision'] or 'unknown (not fetched by this command)'}")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(lock, folder / LOCK)
+            for name, file in _there(here, patterns).items():
+                entry["files"][name] = entry["files"].get(name) or {"size": file.stat().st_size, "sha256": file_hash(file)}
+                say(f"{source.name:<28} {name}  {entry['files'][name]['sha256'][:12]}  revision {entry['revision'] or 'unknown (not fetched by this command)'}")
+            write_json(lock, folder / LOCK)
+            files(source, corpus, patterns)  # now the mirror holds what the lock names, or this says what differs
     return folder / LOCK
 
 
-def _download(source: Source, here: Path, patterns: list[str], lock: dict, say) -> None:
+def _download(source: Source, here: Path, patterns: list[str], lock: dict, folder: Path, say) -> None:
     from huggingface_hub import HfApi, hf_hub_download
 
-    try:
-        revision = HfApi().dataset_info(source.hub, revision=lock.get(source.hub, {}).get("revision") or source.revision).sha
-        names = [name for name in HfApi().list_repo_files(source.hub, repo_type="dataset", revision=revision) if _matches(name, patterns)]
-        for name in names:
-            say(f"{source.name:<28} fetching {source.hub}/{name} at {revision[:12]}")
-            hf_hub_download(source.hub, name, repo_type="dataset", revision=revision, local_dir=here)
-    except Exception as error:  # of a dozen kinds, from several libraries
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise StageError(f"{source.name}: {source.hub} cannot be fetched from the hub ({reason}); run this on a machine that reaches it, "
-                         "or let corpus.data_root name a folder that mirrors it") from None
-    lock.setdefault(source.hub, {"revision": revision, "files": {}})["revision"] = revision
+    def asked(call, *arguments, **named):
+        try:
+            return call(*arguments, **named)
+        except Exception as error:  # of a dozen kinds, from several libraries
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise StageError(f"{source.name}: {source.hub} cannot be fetched from the hub ({reason}); run this on a machine that reaches it, "
+                             "or let corpus.data_root name a folder that mirrors it") from None
+
+    revision = asked(HfApi().dataset_info, source.hub, revision=lock.get(source.hub, {}).get("revision") or source.revision).sha
+    held = asked(HfApi().list_repo_files, source.hub, repo_type="dataset", revision=revision)
+    names = [name for name in held if _matches(name, patterns)]
+    if not names:
+        raise StageError(f"{source.name}: {source.hub} at {revision} has no file {' or '.join(patterns)}; it has {', '.join(held[:10]) or 'none'}. "
+                         "Correct files or revision of its entry in hippo_utils/corpus/sources.yaml")
+    entry = lock.setdefault(source.hub, {"revision": None, "files": {}})
+    entry["revision"], entry["files"] = revision, dict.fromkeys(names) | entry["files"]
+    write_json(lock, folder / LOCK)
+    for name in names:
+        say(f"{source.name:<28} fetching {source.hub}/{name} at {revision[:12]}")
+        asked(hf_hub_download, source.hub, name, repo_type="dataset", revision=revision, local_dir=here)
 
 
 # --- rows of a file, whatever its format -------------------------------------------------------------------------------------
@@ -241,6 +281,8 @@ def _json(source: Source, file: Path) -> Iterator[tuple[int, dict | str]]:
             place = SEPARATOR.match(buffer).end()
             if not started:
                 if buffer[place] == "{":
+                    if not buffer[place:].split("\n", 1)[0].rstrip().endswith("}") and "\n" in buffer[place:]:
+                        raise _broken(source, file, "holds one JSON object over several lines, expected an array of rows, or JSON lines")
                     yield from _jsonl(source, file)
                     return
                 if buffer[place] != "[":
@@ -266,6 +308,9 @@ def _json(source: Source, file: Path) -> Iterator[tuple[int, dict | str]]:
 
 def _csv(source: Source, file: Path) -> Iterator[tuple[int, dict | str]]:
     csv.field_size_limit(1 << 27)
+    with open(file, "rb") as opened:
+        opened.seek(-1, os.SEEK_END)
+        ended, short = opened.read() in b"\r\n", -1
     with open(file, encoding="utf-8-sig", errors="replace", newline="") as opened:
         reader = csv.DictReader(opened, strict=True)
         try:
@@ -273,6 +318,7 @@ def _csv(source: Source, file: Path) -> Iterator[tuple[int, dict | str]]:
             number = -1
             for number, row in enumerate(reader):
                 if None in row or None in row.values():
+                    short = number
                     yield number, f"not as many fields as the header names: {str(row)[:EXCERPT]}"
                     continue
                 yield number, row
@@ -280,6 +326,8 @@ def _csv(source: Source, file: Path) -> Iterator[tuple[int, dict | str]]:
             raise _broken(source, file, f"is cut off or no CSV near line {reader.line_num} ({error})") from None
         if number < 0:
             raise _broken(source, file, "holds no row")
+        if short == number and not ended:
+            raise _broken(source, file, f"is cut off in row {number}")
 
 
 def _columns(source: Source, file: Path, there: list[str]) -> None:
@@ -300,7 +348,9 @@ def _contexts(source: Source, row: dict) -> dict:
 
 
 def _alpaca(source: Source, row: dict) -> dict:
-    asked = "\n".join(part.strip() for part in (row["instruction"], row.get("input") or "") if part.strip())
+    if source.columns["input"] == "text":  # the instruction is the same in every row: without an input nothing is asked
+        _said(row["input"], "input")
+    asked = "\n".join(part.strip() for part in (row["instruction"], row["input"]) if part.strip())
     return {"prompt": f"{_said(asked, 'instruction')}\nAnswer:", "completion": " " + _said(row["output"], "output")}
 
 
@@ -427,16 +477,24 @@ def fitting(source: Source, row: dict) -> dict:
 
 # --- records ------------------------------------------------------------------------------------------------------------------
 
-def stream(source: Source, corpus: Corpus, count: int | None, seed: int, quarantine: list[dict] | None, patterns: list[str] | None = None) -> Iterator[dict]:
-    """The records of a source, the first `count` of them; rows that do not fit are appended to `quarantine` with the reason.
+def stream(source: Source, corpus: Corpus, count: int | None, seed: int, quarantine: list[dict] | None) -> Iterator[dict]:
+    """The records of a source in the order of its files, all or a seeded draw of `count` (a file may be sorted: Open-Platypus begins
+    with mathematics); rows that do not fit are appended to `quarantine` with the reason.
 
     StageError when more than the tolerated share of the rows does not fit.
     """
+    if count is None:
+        yield from _whole(source, corpus, seed, quarantine, source.files)
+        return
+    names = (row["id"] for row in _whole(source, corpus, seed, None, source.files))  # read twice, so that no more than the ids is held
+    drawn = set(heapq.nsmallest(count, names, key=lambda name: _draw(seed, name)))
+    yield from (row for row in _whole(source, corpus, seed, quarantine, source.files) if row["id"] in drawn)
+
+
+def _whole(source: Source, corpus: Corpus, seed: int, quarantine: list[dict] | None, patterns: list[str]) -> Iterator[dict]:
     made, bad, others, quarantine = 0, 0, 0, [] if quarantine is None else quarantine
-    for file in files(source, corpus, patterns or source.files):
+    for file in files(source, corpus, patterns):
         for number, row in rows(source, file):
-            if count is not None and made >= count:
-                break
             if isinstance(row, dict) and any(row.get(name) != value for name, value in source.where.items()):
                 continue
             try:
@@ -461,7 +519,7 @@ def stream(source: Source, corpus: Corpus, count: int | None, seed: int, quarant
 
 
 def _draw(seed: int, question: str) -> float:
-    """A number from 0 to 1 for a question: its copies fall on one side of every border."""
+    """A number from 0 to 1 for a question (its copies fall on one side of every border) or an id."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{question}".encode()).digest()[:6], "big") / 2**48
 
 
@@ -489,7 +547,7 @@ def items(source: Source, corpus: Corpus, seed: int, quarantine: list[dict] | No
     """
     made = list(stream(source, corpus, None, seed, quarantine))
     if source.examples:
-        pool = list(stream(source, corpus, None, seed, quarantine, source.examples))
+        pool = list(_whole(source, corpus, seed, quarantine, source.examples))
         rng = pd.Series(range(len(pool))).sample(min(EXAMPLES, len(pool)), random_state=derive_seed(seed, source.name))
         made += [pool[number] | {"id": f"{source.name}-development-{number:06d}", "split": "development", "cluster": f"development-{number}"} for number in sorted(rng)]
     if source.name == "pubmedqa" and corpus.pubmedqa_test:

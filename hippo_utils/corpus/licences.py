@@ -13,7 +13,7 @@ import pandas as pd
 from hippo_utils import paths
 from hippo_utils.corpus import contamination, private, streams
 from hippo_utils.corpus.accounts import as_text
-from hippo_utils.corpus.hub import BENCHMARK, PRIVATE, catalogue, used
+from hippo_utils.corpus.hub import BENCHMARK, PRIVATE, catalogue, revision, used
 from hippo_utils.manifest import StageError
 from hippo_utils.miniworld.world import LICENCE
 from hippo_utils.params import Corpus
@@ -49,27 +49,28 @@ def shown(frame: pd.DataFrame, *columns: str, by: str = "source", world=None) ->
 
 
 def ledger(corpus: Corpus) -> pd.DataFrame:
-    """One row per source of a run: kind, source, hub id, licence, whether text may be shown, the rights behind the label, how its columns are known."""
+    """One row per source of a run: kind, source, hub id, revision, licence, whether text may be shown, the rights behind the label, how its
+    columns are known, and what to cite."""
     if corpus.world is None:
-        rows = [(source.kind, source.name, source.hub, source.licence, source.redistribute, source.rights, source.known) for source in used(corpus)]
+        rows = [(source.kind, source.name, source.hub, revision(source, corpus), source.licence, source.redistribute, source.rights, source.known, source.citation) for source in used(corpus)]
     else:
         names = [("document", corpus.documents), ("instruction", corpus.instructions), ("candidates", corpus.candidates), ("item", {*corpus.benchmarks} - {PRIVATE})]
-        rows = [(kind, name, "", LICENCE, True, "written from the fact tables of this project", "made here") for kind, asked in names for name in sorted(asked)]
+        rows = [(kind, name, "", "", LICENCE, True, "written from the fact tables of this project", "made here", "") for kind, asked in names for name in sorted(asked)]
     if corpus.private_cases is not None:
-        rows.append((private.SOURCE.kind, PRIVATE, "", private.SOURCE.licence, False, private.SOURCE.rights, private.SOURCE.known))
-    return pd.DataFrame(rows, columns=["kind", "source", "hub", "licence", "redistributable", "rights", "known"])
+        rows.append((private.SOURCE.kind, PRIVATE, "", "", private.SOURCE.licence, False, private.SOURCE.rights, private.SOURCE.known, ""))
+    return pd.DataFrame(rows, columns=["kind", "source", "hub", "revision", "licence", "redistributable", "rights", "known", "citation"])
 
 
 # --- before anything is published ------------------------------------------------------------------------------------------
 
-RUN_OF_WORDS = 13  # so many words in a row are a quotation and no coincidence
+RUN_OF_WORDS = 10  # so many words in a row are a quotation and no coincidence; more, and a table cell cut at 100 characters could hold one unseen
 BINARY = {".png", ".pdf"}
 
 
 def leaks(run: str) -> pd.DataFrame:
     """Where text that may not be redistributed stands in what a run shows: file, source, share (of the file's words).
 
-    Searched are figures/<run> and the executed notebooks, for runs of 13 words of the records of 01.
+    Searched are figures/<run> and the executed notebooks, for runs of RUN_OF_WORDS words of the records of 01.
     """
     files = [file for file in sorted(paths.figures(run).rglob("*")) if file.is_file() and file.suffix not in BINARY]
     files += sorted(paths.outputs(run).glob("*/*.ipynb"))

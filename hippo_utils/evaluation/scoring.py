@@ -299,6 +299,12 @@ def detectable(sizes: dict[str, int], discordant_share: float = 0.2) -> pd.DataF
                           "smallest_detectable": smallest_detectable_difference(n, discordant_share)} for name, n in sizes.items()])
 
 
+def flagged(audit: pd.DataFrame, weights: dict[str, float]) -> set[str]:
+    """The items that the contamination audit flags because of texts that were trained on: a source of weight 0 was audited and read
+    by no model. Sources that `weights` does not name were trained on."""
+    return set(audit.loc[(audit["decision"] == "flagged") & (audit["source"].map(weights).fillna(1) > 0), "item"])
+
+
 def by_contamination(joined: pd.DataFrame, flagged: set[str]) -> pd.DataFrame:
     """Accuracies on items that the contamination audit flagged and on the clean ones, apart; the column `items` says which."""
     parts = [accuracies(with_pools(part)).assign(items=name) for name, part in (("clean", joined[~joined["item"].isin(flagged)]), ("flagged", joined[joined["item"].isin(flagged)])) if len(part)]

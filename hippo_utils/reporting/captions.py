@@ -30,7 +30,7 @@ PUBLISHED = {"timeline"}  # figures that show nothing but the paper's numbers
 PUBLISHED_MARK = "published values of arXiv 2404.16621; nothing here was measured by this project"
 
 TABLES = {  # what each table says, for the page
-    "corpus": "What the models read: rows and tokens per source", "contamination": "Overlap of the training texts with the exams",
+    "corpus": "What the models read: rows and tokens per source", "contamination": "Overlap of the training texts with the exams (\"flagged at\" counts every match, also of removed texts and short questions; \"flagged\" what counts)",
     "leaks": "Which source leaks which benchmark", "licences": "Licences of the sources", "cleaning": "What each cleaning rule changed and dropped",
     "accounts": "Where every row went", "beside_the_paper": "The corpus beside the paper's figures",
     "pretraining": "Perplexity on texts held aside", "instructions": "The instruction mixture", "judge": "What the judge decided",

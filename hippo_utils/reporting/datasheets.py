@@ -23,7 +23,7 @@ def write(stage: Stage, name: str, rows: int, ledger: pd.DataFrame, flow: pd.Dat
              markdown(sources.drop(columns="kind"))]
     if name in ("documents", "instructions", "candidates"):
         mine = flow[flow["source"].str.split(" (", regex=False).str[0].isin(sources["source"])]
-        parts += ["## Where every row went", "`read` is what the files hold; every later column takes rows away; `kept` is what stands in this file, or would at weight 1.", markdown(mine)]
+        parts += ["## Where every row went", "`read` is what the files hold; every later column takes rows away; `kept` is what stands in this file.", markdown(mine)]
         touched = rules[rules["source"].isin(sources["source"]) & ((rules["changed"] > 0) | (rules["dropped"] > 0))]
         parts += ["## Cleaning", markdown(touched) if len(touched) else "No rule changed anything."]
     if name == "documents":
