@@ -1,5 +1,6 @@
 """What is given on: the merged model is the trained one, the cards say what the manifests say, and nothing leaves this machine unasked."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -152,11 +153,11 @@ def test_a_merge_that_changes_the_model_is_not_shared(shared, tmp_path, monkeypa
     assert not (tmp_path / "merged").exists()
 
 
-def test_adapters_of_a_base_whose_vocabulary_was_extended_come_with_that_base(shared, tmp_path, monkeypatch):
+def test_adapters_of_a_base_whose_vocabulary_was_extended_come_with_that_base(shared, tmp_path):
     """Its embeddings have rows that the base of that name on the hub does not have."""
     stage = stage_of_tiny(tmp_path)
-    monkeypatch.setattr(stage.settings.pretraining, "base", "meta-llama/Llama-2-7b-hf")
-    monkeypatch.setattr(stage.settings.pretraining, "revision", "abc")
+    loaded = stage.settings.pretraining.model_copy(update={"base": "meta-llama/Llama-2-7b-hf", "revision": "abc"})
+    stage = dataclasses.replace(stage, settings=stage.settings.model_copy(update={"pretraining": loaded}))
     assert cards.adapters(stage, "CP", tmp_path / "given") == ["1-CP"] and (tmp_path / "given" / "base" / "model.safetensors").is_file()
     named = json.loads((tmp_path / "given" / "1-CP" / "adapter_config.json").read_text())
     assert (named["base_model_name_or_path"], named["revision"]) == ("base", None)

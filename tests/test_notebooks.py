@@ -93,6 +93,7 @@ def test_a_notebook_that_trains_asks_first_whether_it_fits(stage):
     """Also under papermill, in Jupyter and on Colab, and before the results of an earlier run are taken down."""
     first = code(stage)[0]
     assert 0 < first.find(f'preflight.check(settings, preflight.this_device(settings.threads), ("{stage}",))') < first.find("manifest.begin(")
+    assert "hippo_utils.training.preflight" not in manifest._reached(paths.notebook(stage))[0], "and a device more in its table trains nothing again"
 
 
 def test_scoring_holds_one_model_at_a_time():

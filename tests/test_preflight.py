@@ -187,9 +187,11 @@ def test_this_machines_device_is_read_from_nvidia_smi(tmp_path, monkeypatch):
     assert preflight.this_device(1).teraflops == DEVICES["l40s"].teraflops and preflight.this_device(1).bfloat16
     tool.write_text("#!/bin/sh\necho 'NVIDIA GB10, [N/A], 12.1'\n")
     shared = preflight.this_device(1)
-    assert shared.gpus == 1 and shared.bfloat16 and shared.memory == pytest.approx(preflight._memory() / GIB) and "the machine's own memory" in shared.name
+    assert shared.gpus == 1 and shared.bfloat16 and shared.memory == pytest.approx(preflight._memory() / GIB)
     monkeypatch.setattr(preflight, "_built_for_the_cpu", lambda: True)
-    assert preflight.this_device(1).gpus == 0 and preflight.this_device(1).name == "this CPU (NVIDIA GB10 is not used: the PyTorch that is installed was built without CUDA)"
+    unused = preflight.this_device(1)
+    assert unused.gpus == 0 and unused.name == "this CPU (NVIDIA GB10 is not used: the PyTorch that is installed was built without CUDA)"
+    assert "run: toy_cpu" in preflight.as_params_file(load("mini_llama").model_copy(update={"run": "toy"}), {}, unused)
     tool.unlink()
     assert preflight.this_device(1).name == "this CPU"
 

@@ -284,6 +284,10 @@ def test_merging_changes_no_logit_although_the_adapter_does(stages, ids, name):
     assert torch.equal(logits(model, ids), on), "looking must not change the model"
 
 
+def test_merge_error_is_0_where_nothing_is_merged(tokenizer, ids):
+    assert models.merge_error(make_model(tokenizer), ids.tolist()) == 0
+
+
 @pytest.mark.parametrize("name", ["CP", "SFT", "CP+SFT+DPO"])
 def test_merge_error_sees_a_merge_that_is_wrong(stages, ids, name, monkeypatch):
     """TRL leaves a forward of its own on the model; a copy ran the original's weights and the error was 0 whatever the merge did."""

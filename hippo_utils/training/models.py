@@ -263,11 +263,13 @@ def lora_config(lora: Lora, model=None, tokenizer=None):
 def merge_error(model, token_ids: list[list[int]]) -> float:
     """Largest change of any logit when the adapter is merged into the weights (float32): 0 up to rounding, or merging is broken.
 
-    Computed on the CPU: a GPU that just holds the model has no room for its copy in float32.
+    Computed on the CPU: a GPU that just holds the model has no room for its copy in float32. 0 too where all weights were trained.
     """
     import copy
 
     import torch
+    if not hasattr(model, "merge_and_unload"):
+        return 0.0
     home, ids = model.device, torch.tensor(token_ids)
     whole = copy.deepcopy(plain(model).to("cpu"))
     model.to(home)

@@ -186,7 +186,7 @@ def this_device(threads: int) -> Device:
         return Device(f"this CPU{unused}", _memory() / GIB, CPU_TERAFLOPS * threads, bfloat16=True, gpus=0)
     name, mebibytes, capability = rows[0]
     if not mebibytes.isdigit():  # [N/A]: a GPU that shares the machine's memory
-        name, mebibytes = f"{name} in the machine's own memory", str(_memory() / 2**20)
+        mebibytes = str(_memory() / 2**20)
     words = {d.name.removeprefix("rtx-").split("-")[0]: d.teraflops for d in DEVICES.values()}
     like = max((word for word in words if word in name.lower()), key=len, default=None)  # an L40S is no L4
     return Device(name, float(mebibytes) / 1024, words.get(like, 100), bfloat16=int(capability.partition(".")[0]) >= 8 if capability[:1].isdigit() else True, gpus=len(rows))
@@ -657,7 +657,7 @@ def report(settings: Params, device: Device, stages: tuple[str, ...] = manifest.
 def as_params_file(settings: Params, changes: dict[str, Any], device: Device) -> str:
     """The params file that makes `changes` to a run's own file."""
     import yaml
-    content: dict = {"extends": settings.run, "run": f"{settings.run}_{device.name.split()[-1].lower().replace('-', '_')}"}
+    content: dict = {"extends": settings.run, "run": f"{settings.run}_{device.name.split()[-1].lower().replace('-', '_') if device.gpus else 'cpu'}"}
     for where, changed in changes.items():
         section, key = where.split(".")
         content.setdefault(section, {})[key] = changed
