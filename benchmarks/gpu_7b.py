@@ -45,8 +45,10 @@ def make_model(shape: preflight.Shape, kind: str, bits: int | None, tokenizer):
     config = LlamaConfig(vocab_size=shape.vocabulary, hidden_size=shape.width, intermediate_size=shape.feed_forward, num_hidden_layers=shape.layers,
                          num_attention_heads=shape.heads, num_key_value_heads=shape.key_value_heads, max_position_embeddings=shape.context,
                          tie_word_embeddings=shape.tied, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None)
-    with models.device():
+    torch.set_default_dtype(getattr(torch, kind))  # in float32 first, a 7B model would take twice the memory that is measured
+    with torch.device("cpu") if bits else models.device():  # in 4 bit it is read again from its file
         model = models.cast(LlamaForCausalLM(config), kind)
+    torch.set_default_dtype(torch.float32)
     if bits is None:
         return model.eval()
     with tempfile.TemporaryDirectory() as folder:

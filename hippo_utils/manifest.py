@@ -59,6 +59,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 
 DRAWING = ("hippo_utils.reporting.figures", "hippo_utils.reporting.captions", "hippo_utils.reporting.style")  # redrawn, never a reason to compute again
 PICTURES = (".png", ".svg", ".pdf")
+PREFLIGHT = "hippo_utils.training.preflight"  # says whether a run fits, and changes none of its results
 KEPT = ("log.txt", "parameters.json", ".lock", "checkpoints")  # not made by the notebook, or, checkpoints, what a killed run continues from
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "lm_eval": "lm-eval", "yaml": "PyYAML"}  # where the import has another name
 SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|_PAT)(_?\d+|_ID)?$", re.IGNORECASE)  # ends the names of variables that hold one
@@ -120,14 +121,14 @@ def _module(name: str) -> tuple[Path, str] | None:
 
 @cache
 def _reached(notebook: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Our modules that a notebook's code reaches, drawing left out, and the foreign packages that it and they import."""
+    """Our modules that a notebook's code reaches, drawing and the preflight left out, and the foreign packages that it and they import."""
     ours, foreign = set(), set()
     waiting = set().union(*(_imports(_plain(cell)) for cell in code_cells(notebook)))
     while waiting:
         name = waiting.pop()
         if not name.startswith("hippo_utils"):
             foreign.add(name.split(".")[0])
-        elif name not in ours and name not in DRAWING and _module(name):
+        elif name not in ours and name not in (*DRAWING, PREFLIGHT) and _module(name):
             ours.add(name)
             waiting |= _imports(_module(name)[1]) | {name.rpartition(".")[0]} - {""}
     return tuple(sorted(ours)), tuple(sorted(foreign))

@@ -1,5 +1,6 @@
 """What is given on: the merged model is the trained one, the cards say what the manifests say, and nothing leaves this machine unasked."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -124,7 +125,7 @@ def test_a_paper_run_is_described_for_the_hub(shared):
     account = pd.DataFrame([{"kind": "continued pre-training", "source": "pmc_patients", "licence": "CC-BY-NC-SA-4.0", "rows": 5, "words": 9, "tokens": 10}])
     scores = pd.DataFrame([{"run": "tiny", "stages": "CP+SFT", "benchmark": "medqa", "group": "all", "shots": 0, "protocol": "option_text", "n": 1273,
                             "accuracy": 0.4, "ci_low": 0.37, "ci_high": 0.43}])
-    facts = {"merging": 1e-6, "storing": 1e-2, "precision": "float16", "probed": 512, "parameters": 10, "device": "cpu", "adapters": ["1-CP", "2-CP+SFT"]}
+    facts = {"merging": 1e-6, "storing": 1e-2, "precision": "float16", "probed": 512, "parameters": 10, "device": "cpu", "adapters": ["1-CP", "2-CP+SFT"], "own_base": False}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cards.pd, "read_csv", lambda file: account if "corpus" in str(file) else scores)
         card = ModelCard(cards.model_card(paper, made, "CP+SFT", cards.licence_of(paper.pretraining.base), facts, merged=False))
@@ -150,6 +151,16 @@ def test_a_merge_that_changes_the_model_is_not_shared(shared, tmp_path, monkeypa
     with pytest.raises(StageError, match="merging CP in float32 changes a logit by"):
         cards.merge(stage_of_tiny(tmp_path), "CP", tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+
+
+def test_adapters_of_a_base_whose_vocabulary_was_extended_come_with_that_base(shared, tmp_path):
+    """Its embeddings have rows that the base of that name on the hub does not have."""
+    stage = stage_of_tiny(tmp_path)
+    loaded = stage.settings.pretraining.model_copy(update={"base": "meta-llama/Llama-2-7b-hf", "revision": "abc"})
+    stage = dataclasses.replace(stage, settings=stage.settings.model_copy(update={"pretraining": loaded}))
+    assert cards.adapters(stage, "CP", tmp_path / "given") == ["1-CP"] and (tmp_path / "given" / "base" / "model.safetensors").is_file()
+    named = json.loads((tmp_path / "given" / "1-CP" / "adapter_config.json").read_text())
+    assert (named["base_model_name_or_path"], named["revision"]) == ("base", None)
 
 
 def test_only_what_is_finished_and_exists_is_shared(shared, home, capsys):

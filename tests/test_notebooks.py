@@ -88,6 +88,21 @@ def test_a_notebook_opens_its_stage_first_and_finishes_it_last(stage):
     assert sum(source.count("stage.finish()") for source in code(stage)) == 1
 
 
+@pytest.mark.parametrize("stage", ["02_pretraining", "03_instruction", "04_preference"])
+def test_a_notebook_that_trains_asks_first_whether_it_fits(stage):
+    """Also under papermill, in Jupyter and on Colab, and before the results of an earlier run are taken down."""
+    first = code(stage)[0]
+    assert 0 < first.find(f'preflight.check(settings, preflight.this_device(settings.threads), ("{stage}",))') < first.find("manifest.begin(")
+    assert "hippo_utils.training.preflight" not in manifest._reached(paths.notebook(stage))[0], "and a device more in its table trains nothing again"
+
+
+def test_scoring_holds_one_model_at_a_time():
+    """On the right of an assignment the next model is loaded while the name still holds the one before."""
+    for source in code("05_evaluation"):
+        loads = re.findall(r"^(.*)\n.*models\.load(?:_pretrained)?\(", source, re.M)
+        assert all(re.match(r" *lm = (model = )?None", line) for line in loads)
+
+
 @every_notebook
 def test_no_path_is_written_into_a_cell(stage):
     """The working directory is the caller's, and outputs move with HIPPO_HOME."""
@@ -101,7 +116,8 @@ def test_a_notebook_uses_only_the_sections_that_make_its_key(stage):
     allowed = {*manifest.SECTIONS[stage], "seed_for"}
     used = {node.attr for node in ast.walk(tree(stage)) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "settings"}
     assert used <= allowed, f"add {sorted(used - allowed)} to manifest.SECTIONS"
-    whole = re.findall(r"(?<![\w.])settings(?!\w|\.)", "\n".join(code(stage)))
+    text = "\n".join(code(stage)).replace("preflight.check(settings, ", "")  # which says whether it fits, and changes no result
+    whole = re.findall(r"(?<![\w.])settings(?!\w|\.)", text)
     assert len(whole) == 2 and "stage.settings" not in "\n".join(code(stage)), "passed on as a whole only to manifest.begin"
 
 

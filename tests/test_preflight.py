@@ -180,12 +180,61 @@ def test_this_machines_device_is_read_from_nvidia_smi(tmp_path, monkeypatch):
     tool.write_text("#!/bin/sh\necho 'Tesla T4, 15360, 7.5'\necho 'Tesla T4, 15360, 7.5'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(preflight, "_built_for_the_cpu", lambda: False)
     device = preflight.this_device(1)
     assert (device.name, device.memory, device.bfloat16, device.gpus) == ("Tesla T4", 15.0, False, 2) and device.teraflops == DEVICES["t4"].teraflops
     tool.write_text("#!/bin/sh\necho 'NVIDIA L40S, 46068, 8.9'\n")
     assert preflight.this_device(1).teraflops == DEVICES["l40s"].teraflops and preflight.this_device(1).bfloat16
+    tool.write_text("#!/bin/sh\necho 'NVIDIA GB10, [N/A], 12.1'\n")
+    shared = preflight.this_device(1)
+    assert shared.gpus == 1 and shared.bfloat16 and shared.memory == pytest.approx(preflight._memory() / GIB)
+    monkeypatch.setattr(preflight, "_built_for_the_cpu", lambda: True)
+    unused = preflight.this_device(1)
+    assert unused.gpus == 0 and unused.name == "this CPU (NVIDIA GB10 is not used: the PyTorch that is installed was built without CUDA)"
+    assert "run: toy_cpu" in preflight.as_params_file(load("mini_llama").model_copy(update={"run": "toy"}), {}, unused)
     tool.unlink()
-    assert preflight.this_device(1).gpus == 0
+    assert preflight.this_device(1).name == "this CPU"
+
+
+def test_a_pytorch_without_cuda_is_known_without_importing_it():
+    import torch
+    assert preflight._built_for_the_cpu() == (torch.version.cuda is None and torch.version.hip is None)
+
+
+def failed(device: Device, name: str = "hippo_llama", *changes: str) -> list[str]:
+    settings = load(name, list(changes))
+    return [words for holds, words in preflight.requirements(settings, preflight.plan(settings), device) if not holds]
+
+
+def test_what_notebooks_hold_beside_the_training_counts_too(home, monkeypatch):
+    """What is looked at around a training, the judge of 04, the processes' copies on the host, and the key of an endpoint."""
+    monkeypatch.setattr(preflight, "_memory", lambda: 64 * GIB)
+    monkeypatch.setenv("OPENAI_API_KEY", "word")
+    small = [f"{step}={number}" for step, number in (("pretraining.cp.batch", 1), ("instruction.sft.batch", 1), ("preference.dpo.batch", 1), ("evaluation.batch_tokens", 4096))]
+    assert [words.partition(" in its")[0] for words in failed(Device("a GPU", 16.2, 100), "hippo_llama", *small)] == ["memory: looking at SFT"]
+    assert failed(DEVICES["t4"], "colab_t4") == []
+    assert [words.split(" needs")[0] for words in failed(DEVICES["t4"], "colab_t4", "preference.local.model=Qwen/Qwen2.5-7B-Instruct")] == ["memory: the judge of 04"]
+    assert failed(DEVICES["t4"], "colab_t4", "evaluation.precision=bfloat16") == ["precision: evaluation.precision is bfloat16, which t4 does not compute; take float16"]
+    monkeypatch.delenv("OPENAI_API_KEY")
+    here = Device("NVIDIA A100", 80, 312, gpus=8)
+    said = failed(here, "hippo_llama", "pretraining.cp.devices=8")
+    assert re.fullmatch("host memory: 8 processes that read the weights of CP take 1[0-9]{2}.[0-9] GiB of 64.0 GiB", said[0]) and said[1:] == [
+        "key: 04 needs OPENAI_API_KEY in the environment, to ask gpt-4"]
+    monkeypatch.setenv("OPENAI_API_KEY", "word")
+    assert failed(here) == []
+
+
+def test_packed_instructions_are_fewer_rows_and_not_counted_exactly(tiny_run, monkeypatch):
+    monkeypatch.setenv("HIPPO_HOME", str(tiny_run.home))
+    plain, packed = (next(step for step in preflight.plan(load("tiny", changes)) if step.name == "SFT") for changes in ([], ["instruction.sft.packing=documents"]))
+    assert plain.exact and not packed.exact
+    assert packed.rows == -(-round(plain.tokens / plain.training.epochs) // plain.training.max_length) < plain.rows and packed.tokens == plain.tokens
+
+
+def test_what_lies_on_the_disk_for_a_while_counts(home):
+    one = preflight.plan(load("hippo_llama"))
+    several, quantised = (preflight.plan(load("hippo_llama", [change])) for change in ("pretraining.cp.devices=8", "pretraining.cp.lora={rank: 8, alpha: 16, targets: all-linear, bits: 4}"))
+    assert [max(step.passing() for step in plan) for plan in (one, several, quantised)] == [0, *[2 * one[0].shape.parameters()] * 2]
 
 
 def test_it_needs_no_torch(home):

@@ -12,7 +12,7 @@ from test_faults import finished, quick_done, quick_template  # noqa: F401  (fix
 
 from hippo_utils import manifest
 from hippo_utils.params import ParamsError, load
-from hippo_utils.training import slurm
+from hippo_utils.training import preflight, slurm
 
 SBATCH = '''#!{python}
 """Stands in for sbatch: runs the job here and now, each task of an array in turn, if all it waits for went well."""
@@ -161,11 +161,37 @@ def test_resources_come_from_the_params_file(home):
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
 
 
+def test_a_setup_that_reads_unset_variables_is_no_end_of_the_job(home, tmp_path):
+    """As conda activate does; behind it an unset variable is an error again."""
+    settings = load("mini_llama", ['cluster.setup=["echo ${NOT_SET_ANYWHERE}done"]'])
+    job = slurm.script("x-06", settings, "06_ablations", [["echo", "worked"]], tmp_path)
+    done = subprocess.run(["bash"], input=job, text=True, capture_output=True, env=os.environ | {"SLURM_CPUS_PER_TASK": "1"})
+    assert done.stdout == "done\nworked\n" and "set -u" in job
+
+
+def test_runs_that_ask_for_different_machines_are_no_array(toy):
+    (toy.root / "params" / "study_toy.yaml").write_text(STUDY + "  wide: {calibration: {bins: 9}, cluster: {stages: {07_calibration: {memory: 500}}}}\n")
+    assert re.search(r"study_toy: 07_calibration is one array job, and study_toy-\w+ and study_toy-wide ask for other machines for it", toy("study_toy", "--slurm", code=2))
+
+
 def test_offline_jobs_that_would_need_the_hub_are_refused_before_they_wait(home, capsys):
     assert slurm.main(["hippo_llama", "--set", "cluster.offline=true"]) == 2
     said = capsys.readouterr().err
-    assert "the base meta-llama/Llama-2-7b-hf is not on this machine (fetch it on a node with a network" in said and "lacks " in said and "python -m hippo_utils.corpus fetch hippo_llama" in said
+    assert "the base meta-llama/Llama-2-7b-hf is not on this machine, or not whole: no config.json (fetch it on a node with a network" in said and "lacks " in said and "python -m hippo_utils.corpus fetch hippo_llama" in said
+    assert "04_preference asks gpt-4 at an endpoint; run it on a node with a network" in said
     assert slurm.main(["mini_llama", "--set", "cluster.offline=true"]) == 0, "the mini world needs no network"
+    local = ["--set", "cluster.offline=true", "--set", "preference.judge=local", "--set", "preference.local={model: some/judge, method: generation}"]
+    assert slurm.main(["mini_llama", *local]) == 2 and "the judge some/judge is not on this machine" in capsys.readouterr().err
+
+
+def test_a_model_is_whole_with_all_its_weights_and_its_tokenizer(tmp_path):
+    assert preflight.lacks("nobody/nothing") == "no config.json"
+    found = []
+    for name, text in (("config.json", "{}"), ("model.safetensors.index.json", '{"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}'),
+                       ("one.safetensors", ""), ("two.safetensors", ""), ("tokenizer.json", "{}")):
+        (tmp_path / name).write_text(text)
+        found.append(preflight.lacks(str(tmp_path)))
+    assert found == ["no weights", "no one.safetensors", "no two.safetensors", "no tokenizer", None]
 
 
 def test_a_cluster_whose_gpus_are_too_small_is_refused_before_the_jobs_wait(home, capsys):

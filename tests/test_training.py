@@ -1,6 +1,7 @@
 """The training room: no token is lost or added, the loss sits where it should, merging is exact, and a wrong reference is loud."""
 
 import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -81,6 +82,13 @@ def test_packing_keeps_every_token_in_order_with_an_end_mark_behind_each_text(to
     assert rows.ravel().tolist() == stream[:rows.size]
     if rows.size == len(stream):
         assert (rows == tokenizer.eos_token_id).sum() == len(TEXTS)
+
+
+def test_texts_that_are_encoded_in_parts_are_the_same_rows(tokenizer):
+    texts = [f"{text} {number}" for number, text in enumerate(TEXTS * 36)]
+    stream = [token for ids in tokenizer(texts)["input_ids"] for token in (*ids, tokenizer.eos_token_id)]
+    rows = trainer.pack(texts, tokenizer, 64)
+    assert rows.dtype == np.int64 and rows.reshape(-1).tolist() == stream[:rows.size] and len(stream) - rows.size < 64
 
 
 def test_packing_loses_nothing_when_the_last_row_is_exactly_full(tokenizer):
@@ -287,6 +295,10 @@ def test_merging_changes_no_logit_although_the_adapter_does(stages, ids, name):
     assert torch.equal(logits(model, ids), on), "looking must not change the model"
 
 
+def test_merge_error_is_0_where_nothing_is_merged(tokenizer, ids):
+    assert models.merge_error(make_model(tokenizer), ids.tolist()) == 0
+
+
 @pytest.mark.parametrize("name", ["CP", "SFT", "CP+SFT+DPO"])
 def test_merge_error_sees_a_merge_that_is_wrong(stages, ids, name, monkeypatch):
     """TRL leaves a forward of its own on the model; a copy ran the original's weights and the error was 0 whatever the merge did."""
@@ -357,21 +369,40 @@ def test_dpo_starts_at_ln_2_and_learns(stages):
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.1])
-def test_dpo_with_a_wrong_reference_stops(tokenizer, tmp_path, monkeypatch, warmup):
+def test_dpo_with_a_wrong_reference_stops_at_its_first_step(tokenizer, tmp_path, monkeypatch, capsys, warmup):
     """Adapters that do not begin as nothing make a policy that is not its reference."""
     from peft import LoraConfig
     wrong = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
     monkeypatch.setattr(models, "lora_config", lambda lora: wrong)
-    with pytest.raises(AssertionError, match="DPO must start at ln 2"):
-        preference.train(make_model(tokenizer), tokenizer, PAIRS, DPO.model_copy(update={"warmup": warmup}), folder=tmp_path, seed=0)
+    for beta in (0.1, 0.01):
+        with pytest.raises(StageError, match="DPO must start at ln 2 = 0.6931, it started at .*: the reference is not the policy"):
+            preference.train(make_model(tokenizer), tokenizer, PAIRS, DPO.model_copy(update={"warmup": warmup, "beta": beta}), folder=tmp_path, seed=0)
+    assert not re.search(r"step [2-9]|tokens/s", capsys.readouterr().out), "and not after all of them"
+
+
+def test_a_reference_is_computed_beforehand_unless_its_weights_are_shared_out(tokenizer, tmp_path, monkeypatch):
+    """TRL would compute it on GPUs with a model that FSDP has not put there yet."""
+    def made(model, args, **_):
+        raise InterruptedError(args.precompute_ref_log_probs)
+
+    import trl
+    monkeypatch.setattr(trl, "DPOTrainer", made)
+    for how, expected in (({}, True), ({"accelerate": "fsdp2"}, True), ({"devices": 2}, True), ({"devices": 2, "accelerate": "fsdp2"}, False)):
+        with pytest.raises(InterruptedError, match=str(expected)):
+            preference.fit(make_model(tokenizer), tokenizer, PAIRS, DPO.model_copy(update=how | {"batch": 2, "accumulation": 2}), tmp_path, 0)
 
 
 def test_the_reference_is_the_model_with_its_adapters_off(stages, ids):
     policy = stages.made["CP+SFT+DPO"]
     assert set(policy.peft_config) == {"default"}, "a second adapter would be a second reference"
     before, _ = models.load(stages.stage, "CP+SFT")
-    with policy.disable_adapter():
-        assert largest(logits(policy, ids), logits(before, ids)) < 1e-6
+    reference = models.Before(policy)
+    with torch.no_grad():
+        assert largest(reference(input_ids=ids).logits, logits(before, ids)) < 1e-6
+    prompts = [PAIRS["prompt"][0]]
+    _, tokenizer = models.load(stages.stage, "base")
+    said = [models.answer(model, tokenizer, prompts) for model in (reference, before, policy)]
+    assert said[0] == said[1] != said[2], "and switched on again afterwards"
 
 
 def test_dpo_cuts_no_answer(tokenizer, tmp_path, capsys):
@@ -435,6 +466,19 @@ def test_perplexity_of_a_uniform_model_is_the_size_of_the_vocabulary(tokenizer, 
     assert found["perplexity"] == pytest.approx(len(tokenizer), rel=1e-4)
     rows = trainer.pack(TEXTS, tokenizer, length) if length < 1000 else np.zeros((1, sum(len(tokenizer(text)["input_ids"]) + 1 for text in TEXTS)))
     assert found["tokens"] == rows.size - len(rows), "the first token of a row has nothing before it"
+
+
+def test_what_is_only_looked_at_goes_through_in_batches_that_fit(tokenizer, monkeypatch):
+    """Logits in float32 take most of the memory: of long texts, or with a large vocabulary, fewer go through at once."""
+    model, seen = make_model(tokenizer), []
+    whole = pretraining.perplexity(model, tokenizer, TEXTS, 16), preference.log_likelihoods(model, tokenizer, TEXTS, TEXTS)
+    monkeypatch.setattr(models, "LOGITS", 3 * 16 * model.config.vocab_size)
+    model.register_forward_pre_hook(lambda module, given, named: seen.append(((given or [named["input_ids"]])[0].shape, named["use_cache"])), with_kwargs=True)
+    assert pretraining.perplexity(model, tokenizer, TEXTS, 16) == pytest.approx(whole[0], rel=1e-5)
+    assert seen[0] == ((3, 16), False)
+    again = preference.log_likelihoods(model, tokenizer, TEXTS, TEXTS)
+    assert again["log_likelihood"].tolist() == pytest.approx(whole[1]["log_likelihood"].tolist(), abs=1e-3)
+    assert all(rows * width <= 48 or rows == 1 for (rows, width), _ in seen) and not any(cached for _, cached in seen)
 
 
 def test_perplexity_is_exp_of_the_loss_and_reported_per_source(tokenizer):

@@ -20,7 +20,8 @@ def benchmark(name: str):
 def test_the_7b_benchmark_goes_through_cp_sft_and_dpo_on_a_small_shape(capsys):
     module = benchmark("gpu_7b")
     table = module.main(["--base", "tiny", "--steps", "8", "--length", "48"]).set_index("step")
-    assert list(table.index) == ["CP", "SFT", "DPO"] and (table[["tokens/s", "MFU", "preflight GiB"]] > 0).all(axis=None) and (table["peak GiB"] >= 0).all()
+    assert list(table.index) == ["CP", "SFT", "DPO"] and (table[["tokens/s", "MFU", "preflight GiB", "peak GiB"]] > 0).all(axis=None)
+    assert (table["peak GiB"] < 4).all(), "a few thousand weights"
     assert table.loc["DPO", "loss"].startswith("0.69"), "DPO starts at ln 2"
     assert "| CP | float32 | 8 x 2 | 48 |" in capsys.readouterr().out
 

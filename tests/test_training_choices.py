@@ -1,5 +1,6 @@
 """How a training computes (precision, attention, packing, 4 bit), and what is refused before hours are spent."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -338,6 +339,34 @@ def test_an_adapter_that_is_cut_short_or_incomplete_is_refused(run, tokenizer):
     os.truncate(file, 2000)
     with pytest.raises(StageError, match="cannot be loaded"):
         models.apply(make_model(tokenizer, **WIDE), folder)
+
+
+def test_memory_that_runs_out_is_no_fault_of_the_adapter(run, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    monkeypatch.setattr("peft.PeftModel.from_pretrained", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        models.load(run, "CP")
+
+
+@pytest.mark.parametrize("step", ["CP", "SFT"])
+def test_further_gpus_in_sight_change_no_training(tokenizer, tmp_path, monkeypatch, step):
+    """The Trainer would put nn.DataParallel around the model, with a batch for each of them; TRL would refuse."""
+    from transformers import TrainingArguments
+
+    def train(folder):
+        if step == "CP":
+            return pretraining.train(make_model(tokenizer), tokenizer, TEXTS, TRAINING, folder=tmp_path / folder, seed=0)[1]
+        return instruction.train(make_model(tokenizer), tokenizer, INSTRUCTIONS, TRAINING, folder=tmp_path / folder, seed=0)[1]
+
+    def two(settings):
+        device, settings._n_gpu = found(settings), 2
+        return device
+
+    alone, found, seen = train("one"), TrainingArguments._setup_devices.func, functools.cached_property(two)
+    seen.__set_name__(TrainingArguments, "_setup_devices")
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", seen)
+    pd.testing.assert_frame_equal(train("two"), alone)
 
 
 def test_an_adapter_keeps_the_mark_of_its_base_through_merging(run, ids):

@@ -3,10 +3,12 @@
 import os
 import re
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from small import TRAINING, make_model
@@ -168,6 +170,19 @@ def test_what_a_process_said_last_reaches_the_notebook(tmp_path, capsys, printed
         launching.stream([sys.executable, "-c", f"import sys; print('working'); print({printed!r}); sys.exit(3)"], tmp_path)
     assert "\n" not in str(raised.value)
     assert "  working" in capsys.readouterr().out and "working" in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
+def test_processes_end_when_the_kernel_that_started_them_is_killed(tmp_path):
+    """They would stay on the devices, and the next try would find no memory."""
+    script = f"from pathlib import Path; from hippo_utils.training import launching; launching.stream([{sys.executable!r}, '-c', {SLEEPER!r}], Path({str(tmp_path)!r}))"
+    kernel = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    child = psutil.Process(next(int(line) for line in kernel.stdout if line.strip().isdigit()))
+    kernel.kill()
+    child.wait(10)
+
+
+SLEEPER = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
 
 
 def test_output_streams_while_the_processes_work(tmp_path, monkeypatch):

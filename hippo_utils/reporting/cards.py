@@ -135,7 +135,7 @@ def share(run: str, row: str | None = None) -> list[Path]:
     for folder in folders.values():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    facts = merge(stage, row, folders[""]) | {"adapters": adapters(stage, row, folders["-adapters"])}
+    facts = merge(stage, row, folders[""]) | {"adapters": adapters(stage, row, folders["-adapters"]), "own_base": stage.has("02_pretraining", "base")}
     tokenizer = settings_tokenizer(stage)
     for kind in ("-adapters", ""):
         if facts["adapters"] or kind == "":
@@ -176,15 +176,15 @@ def adapters(stage: Stage, row: str, folder: Path) -> list[str]:
     places = [(name, stage.input(of, name)) for of, name in models.LINEAGE[row]]
     if not all((place / "adapter_config.json").is_file() for _, place in places):
         return []
-    base = stage.settings.pretraining.base
-    if base is None:  # it was trained here and is nowhere else
+    base = None if stage.has("02_pretraining", "base") else stage.settings.pretraining.base
+    if base is None:  # it was made here (trained, or its vocabulary extended) and is nowhere else
         shutil.copytree(stage.input("02_pretraining", "base"), folder / "base")
     names = []
     for number, (name, place) in enumerate(places, 1):
         target = folder / f"{number}-{name}"
         shutil.copytree(place, target, ignore=shutil.ignore_patterns("README.md", models.MARK_FILE))  # the mark names a folder of this machine
         config = json.loads((target / "adapter_config.json").read_text(encoding="utf-8"))
-        manifest.write_json(config | {"base_model_name_or_path": base or "base", "revision": stage.settings.pretraining.revision}, target / "adapter_config.json")
+        manifest.write_json(config | {"base_model_name_or_path": base or "base", "revision": stage.settings.pretraining.revision if base else None}, target / "adapter_config.json")
         names.append(target.name)
     return names
 
@@ -200,10 +200,10 @@ def merge(stage: Stage, row: str, folder: Path) -> dict:
     from hippo_utils.training import models, preflight
     *earlier, (of, name) = models.LINEAGE[row]
     before = next(other for other, line in models.LINEAGE.items() if line == tuple(earlier))
-    model, tokenizer = models.load(stage, before)
+    model, tokenizer = models.merged(stage, before)  # on the CPU: two models in float32 are more than most GPUs hold
     texts = records.read("document", stage.input("01_corpus", "held_out.parquet"))["text"].head(8)
     length = min(64, *(len(ids) for ids in tokenizer(list(texts))["input_ids"]))
-    ids = torch.tensor([ids[:length] for ids in tokenizer(list(texts))["input_ids"]], device=model.device)
+    ids = torch.tensor([ids[:length] for ids in tokenizer(list(texts))["input_ids"]])
 
     def logits(of_model):
         with torch.no_grad():
@@ -222,9 +222,11 @@ def merge(stage: Stage, row: str, folder: Path) -> dict:
     stored = json.loads(config.read_text(encoding="utf-8")) if config else {}
     precision = stored.get("dtype") or stored.get("torch_dtype") or "float32"
     model.to(getattr(torch, precision)).save_pretrained(folder)
-    again = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(ids.device)
+    count = models.parameters(model)["parameters"]
+    del model
+    again = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return {"merging": change, "storing": float((logits(again) - apart).abs().max()), "precision": precision, "probed": ids.numel(),
-            "parameters": models.parameters(model)["parameters"], "device": str(ids.device.type)}
+            "parameters": count, "device": str(ids.device.type)}
 
 
 def data(stage: Stage, folder: Path) -> tuple[dict[str, pd.DataFrame], list[str]]:

@@ -10,7 +10,7 @@ from hippo_utils.params import Training
 from hippo_utils.records import item_prompt
 from hippo_utils.training import launching, models
 from hippo_utils.training.preference import log_likelihoods
-from hippo_utils.training.trainer import apart, arguments, check, packed_batch, prepare, run
+from hippo_utils.training.trainer import apart, arguments, check, encoded, one_device, packed_batch, prepare, run
 
 SLICE = 10_000  # rows tokenized at a time, so that the tokens of 696K instructions are counted and not held
 
@@ -74,10 +74,10 @@ def packed(instructions: pd.DataFrame, tokenizer, max_length: int):
     """Several examples in a row of at most `max_length` tokens (best fit decreasing), none cut in two: input_ids, labels, seq_lengths."""
     from datasets import Dataset
     from trl import pack_dataset
-    prompts = tokenizer(list(instructions["prompt"]))["input_ids"]
-    whole = tokenizer([p + c + tokenizer.eos_token for p, c in zip(instructions["prompt"], instructions["completion"])])["input_ids"]
-    labels = [([-100] * len(p) + w[len(p):])[:max_length] for p, w in zip(prompts, whole)]
-    return pack_dataset(Dataset.from_dict({"input_ids": [w[:max_length] for w in whole], "labels": labels}), max_length)
+    starts = [len(ids) for ids in encoded(instructions["prompt"], tokenizer)]
+    whole = [ids[:max_length] for ids in encoded(instructions["prompt"] + instructions["completion"] + tokenizer.eos_token, tokenizer)]
+    labels = [np.where(np.arange(len(ids)) < start, -100, ids) for start, ids in zip(starts, whole)]
+    return pack_dataset(Dataset.from_dict({"input_ids": whole, "labels": labels}), max_length)
 
 
 def train(model, tokenizer, instructions: pd.DataFrame, training: Training, *, folder, seed: int):
@@ -115,7 +115,7 @@ def fit(model, tokenizer, instructions: pd.DataFrame, training: Training, folder
         rows = packed(kept, tokenizer, training.max_length)
         collator = packed_batch(tokenizer.pad_token_id, flat=model.config._attn_implementation == "flash_attention_2")
         print(f"{len(kept)} examples in {len(rows)} rows of {training.max_length} tokens; a batch holds about {len(kept) / len(rows):.1f} times as many examples")
-    settings = SFTConfig(**arguments(training, folder, seed, len(rows)), max_length=training.max_length, completion_only_loss=True, packing=False)
+    settings = one_device(SFTConfig(**arguments(training, folder, seed, len(rows)), max_length=training.max_length, completion_only_loss=True, packing=False))
     torch.manual_seed(seed)
     started = time.time()
     trainer = ByLength(model=model, args=settings, train_dataset=rows, processing_class=tokenizer, data_collator=collator,

@@ -8,11 +8,13 @@ where FOLDER, prepared by the notebook, holds the model to start from, the token
 (a job of a cluster's queue) srun starts that command once per node.
 """
 
+import ctypes
 import json
 import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from importlib import import_module
@@ -27,6 +29,8 @@ from hippo_utils.params import Dpo, Training
 from hippo_utils.training import checkpoints, models
 
 PORT = 29500
+PRCTL = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform == "linux" else None  # looked up here: little may be done between fork and exec
+PR_SET_PDEATHSIG = 1
 
 
 def train(fit: Callable, model, tokenizer, data: pd.DataFrame, training: Training, *, folder: Path, seed: int):
@@ -44,12 +48,16 @@ def train(fit: Callable, model, tokenizer, data: pd.DataFrame, training: Trainin
     if training.devices * training.nodes == 1:
         trainer, *tables = fit(model, tokenizer, data, training, place, seed)
         checkpoints.finish(trainer, place, tables)
-        return models.plain(trainer.model).eval(), *tables
+        trained = models.plain(trainer.model).eval()
+        del trainer
+        models.release()  # the optimiser's state
+        return trained, *tables
     refuse_fsdp_without_gpus(training)
     words = command(place, training)
     prepare(place, fit, model, tokenizer, data, training, seed)
     device = model.device
-    start = model.to("cpu")  # the devices belong to the processes now
+    start = model.to("cpu")
+    models.release()  # the devices belong to the processes now
     stream(words, place)
     trained, *tables = checkpoints.finished(place, start) or [None]
     if trained is None:
@@ -96,7 +104,8 @@ def stream(words: list[str], place: Path) -> None:
     """Run a command, its output line by line into the notebook and into the training's folder; StageError with its last words if it fails."""
     print("$ " + " ".join(map(shlex.quote, words)), flush=True)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(paths.ROOT), os.environ.get("PYTHONPATH")])), "PYTHONUNBUFFERED": "1"}
-    child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment, cwd=paths.ROOT)
+    child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment, cwd=paths.ROOT,
+                             preexec_fn=_ends_with_its_parent if sys.platform == "linux" else None)
     said = []
     try:
         with open(place / "log.txt", "a", encoding="utf-8") as log:
@@ -111,6 +120,11 @@ def stream(words: list[str], place: Path) -> None:
     if code:
         last = [line for line in said if re.match(r"(\[rank\d+\]: ?)?[\w.]*(Error|Exception)\b", line)] or [line for line in said if line.strip()][-1:] or ["no output"]
         raise StageError(f"the training processes ended with code {code}: {last[0].partition('StageError: ')[2] or last[0]}; the whole log is {paths.shown(place / 'log.txt')}")
+
+
+def _ends_with_its_parent() -> None:
+    """Linux: ask for SIGTERM when the notebook's kernel is killed, which has no time to end its processes; they would stay on the devices."""
+    PRCTL(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def work(place: Path) -> None:

@@ -26,6 +26,7 @@ LINEAGE: dict[str, tuple[tuple[str, str], ...]] = {
 }
 BASE_FILE = "base.json"        # names a base that was loaded and not copied
 MARK_FILE = "trained_on.json"  # beside an adapter: the base that it belongs to
+LOGITS = 2**28                 # most logits of one batch that is only looked at (ours): 1 GiB in float32
 
 
 def quiet() -> None:
@@ -79,6 +80,7 @@ def load_pretrained(name: str, revision: str | None = None, precision: str = "fl
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     quiet()
+    release()
     try:
         model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=getattr(torch, precision), **_quantised(precision, bits))
     except (OSError, ValueError, SafetensorError) as error:
@@ -116,6 +118,21 @@ def device():
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def release() -> None:
+    """Give the GPU back what nothing uses any more: models and trainers refer to each other, so Python alone frees them late."""
+    import gc
+
+    import torch
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def rows_at_once(model, width: int, most: int) -> int:
+    """How many rows of `width` tokens go through a model in one batch: `most`, or fewer where their logits would be more than LOGITS."""
+    return max(1, min(most, LOGITS // (width * model.config.vocab_size)))
+
+
 def load(stage: Stage, stages: str, precision: str = "float32", training: Training | None = None):
     """The model of one row of the ablation (`base`, `CP`, ...) with its adapters merged, and the tokenizer.
 
@@ -123,25 +140,13 @@ def load(stage: Stage, stages: str, precision: str = "float32", training: Traini
     precision it computes in. Merging is done in float32 whatever comes after.
     """
     from hippo_utils.training import trainer
-
-    def place(of: str, name: str) -> Path:
-        return stage.folder / name if of == stage.name else stage.input(of, name)
-
     if training:
         precision = trainer.precision(training.precision)[0] if training.lora else "float32"
     bits = training.lora.bits if training and training.lora else None
-    own = stage.name == "02_pretraining"
-    if (stage.folder / BASE_FILE).is_file() if own else stage.has("02_pretraining", BASE_FILE):
-        named = json.loads(place("02_pretraining", BASE_FILE).read_text(encoding="utf-8"))
-        name, revision = named["base"], named["revision"]
-    else:
-        name, revision = str(place("02_pretraining", "base")), None
     if not LINEAGE[stages]:
-        model, tokenizer = load_pretrained(name, revision, precision, bits)
+        model, tokenizer = load_pretrained(*base_of(stage), precision, bits)
     else:
-        model, tokenizer = load_pretrained(name, revision)
-        for of, made in LINEAGE[stages]:
-            model = apply(model, place(of, made))
+        model, tokenizer = merged(stage, stages)
         model = cast(model, precision)
         if bits:  # weights are quantised while they are read from a file
             with tempfile.TemporaryDirectory(dir=stage.folder) as folder:
@@ -149,6 +154,27 @@ def load(stage: Stage, stages: str, precision: str = "float32", training: Traini
                 tokenizer.save_pretrained(folder)
                 model, tokenizer = load_pretrained(folder, None, precision, bits)
     return (model if bits else model.to(device())).eval(), tokenizer
+
+
+def base_of(stage: Stage) -> tuple[str, str | None]:
+    """(name or folder, revision) of a run's base: the one that was loaded, or the one that 02 made."""
+    own = stage.name == "02_pretraining"
+    if (stage.folder / BASE_FILE).is_file() if own else stage.has("02_pretraining", BASE_FILE):
+        named = json.loads(_place(stage, "02_pretraining", BASE_FILE).read_text(encoding="utf-8"))
+        return named["base"], named["revision"]
+    return str(_place(stage, "02_pretraining", "base")), None
+
+
+def merged(stage: Stage, stages: str):
+    """The model of one row of the ablation on the CPU in float32, where adapters are merged, and the tokenizer."""
+    model, tokenizer = load_pretrained(*base_of(stage))
+    for of, made in LINEAGE[stages]:
+        model = apply(model, _place(stage, of, made))
+    return model, tokenizer
+
+
+def _place(stage: Stage, of: str, name: str) -> Path:
+    return stage.folder / name if of == stage.name else stage.input(of, name)
 
 
 def cast(model, precision: str):
@@ -176,6 +202,7 @@ def trained(model, folder: Path):
 
     Raises StageError when the adapter was trained on another base, or when files are damaged.
     """
+    import torch
     from safetensors import SafetensorError
     try:
         if not (folder / "adapter_config.json").is_file():
@@ -188,7 +215,7 @@ def trained(model, folder: Path):
             warnings.filterwarnings("error", message="Found missing adapter keys")  # PEFT would go on with random weights in their place
             return PeftModel.from_pretrained(model, str(folder))
     except RuntimeError as error:
-        if isinstance(error, StageError):
+        if isinstance(error, (StageError, torch.OutOfMemoryError)):
             raise
         raise StageError(f"the adapter {folder} does not fit {model.name_or_path or 'this base'} ({' '.join(str(error).split())[:120]}); "
                          "it was trained on a model of another shape") from None
@@ -234,12 +261,18 @@ def lora_config(lora: Lora, model=None, tokenizer=None):
 
 
 def merge_error(model, token_ids: list[list[int]]) -> float:
-    """Largest change of any logit when the adapter is merged into the weights (float32): 0 up to rounding, or merging is broken."""
+    """Largest change of any logit when the adapter is merged into the weights (float32): 0 up to rounding, or merging is broken.
+
+    Computed on the CPU: a GPU that just holds the model has no room for its copy in float32. 0 too where all weights were trained.
+    """
     import copy
 
     import torch
-    ids = torch.tensor(token_ids, device=model.device)
-    whole = copy.deepcopy(plain(model))
+    if not hasattr(model, "merge_and_unload"):
+        return 0.0
+    home, ids = model.device, torch.tensor(token_ids)
+    whole = copy.deepcopy(plain(model).to("cpu"))
+    model.to(home)
     if getattr(model, "is_loaded_in_4bit", False):  # what QLoRA learned is merged into weights that are no longer quantised
         from peft import PeftModel
         with tempfile.TemporaryDirectory() as folder:
@@ -260,6 +293,21 @@ def plain(model):
     for module in model.modules():
         module.__dict__.pop("forward", None)
     return model
+
+
+class Before:
+    """A model as it was before its adapters were trained: they are switched off while it computes, so no second copy is held."""
+
+    def __init__(self, model):
+        self.model, self.device = model, model.device
+
+    def __call__(self, **given):
+        with self.model.disable_adapter():
+            return self.model(**given)
+
+    def generate(self, **given):
+        with self.model.disable_adapter():
+            return self.model.generate(**given)
 
 
 def parameters(model) -> dict[str, int]:

@@ -11,7 +11,7 @@ import pandas as pd
 from hippo_utils.manifest import StageError
 from hippo_utils.params import Dpo
 from hippo_utils.training import launching, models
-from hippo_utils.training.trainer import arguments, check, prepare, run
+from hippo_utils.training.trainer import arguments, check, one_device, prepare, run
 
 
 def train(model, tokenizer, pairs: pd.DataFrame, training: Dpo, *, folder, seed: int):
@@ -39,8 +39,10 @@ def fit(model, tokenizer, pairs: pd.DataFrame, training: Dpo, folder, seed: int)
     pairs = pairs[fits]
     prepare(model, training)
     rows = Dataset.from_dict({name: list(pairs[name]) for name in ("prompt", "chosen", "rejected")})
-    settings = DPOConfig(**arguments(training, folder, seed, len(rows)), max_length=training.max_length, beta=training.beta,
-                         loss_type=[training.loss], precompute_ref_log_probs=True)
+    # TRL computes the reference beforehand with a model that FSDP has not put onto its GPUs yet; of adapters it is then computed step by step.
+    sharded = training.accelerate.startswith("fsdp") and training.devices * training.nodes > 1
+    settings = one_device(DPOConfig(**arguments(training, folder, seed, len(rows)), max_length=training.max_length, beta=training.beta,
+                                    loss_type=[training.loss], precompute_ref_log_probs=not (sharded and training.lora)))
     if settings.world_size > 1:  # TRL hands the reference's log-probabilities on in a file beside the data's own, which must be one for all processes
         if settings.process_index == 0:
             shutil.rmtree(Path(folder) / "pairs", ignore_errors=True)
@@ -51,14 +53,24 @@ def fit(model, tokenizer, pairs: pd.DataFrame, training: Dpo, folder, seed: int)
     started = time.time()
     trainer = DPOTrainer(model=model, args=settings, train_dataset=rows, processing_class=tokenizer,
                          peft_config=models.lora_config(training.lora) if training.lora else None)
+    if training.loss == "sigmoid":
+        trainer.add_callback(starts_at_ln_2(training.beta, 1e-2 if trainer.model.dtype == torch.float32 else 0.2))
     began = run(trainer, training)
     tokens = sum(len(ids) for name in ("chosen", "rejected") for ids in tokenizer(list(pairs[name]))["input_ids"])
-    log = check(trainer, started, round(training.epochs * tokens), began)
-    if training.loss == "sigmoid":
-        first = float(log["loss"].iloc[0])
-        rounding = 1e-3 if trainer.model.dtype == torch.float32 else 2e-2  # sums over an answer's tokens, in 16 bit
-        assert abs(first - math.log(2)) < rounding, f"DPO must start at ln 2 = 0.6931, it started at {first:.4f}: the reference is not the policy"
-    return trainer, log
+    return trainer, check(trainer, started, round(training.epochs * tokens), began)
+
+
+def starts_at_ln_2(beta: float, rounding: float):
+    """A callback that stops a training whose first loss says that the reference is not the policy; `rounding` (nats) is that of an answer's sum."""
+    from transformers import TrainerCallback
+
+    class StartsAtLn2(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if state.global_step == 1 and "loss" in (logs or {}) and abs(float(logs["loss"]) - math.log(2)) > beta * rounding + 1e-4:  # logs are rounded too
+                raise StageError(f"DPO must start at ln 2 = 0.6931, it started at {float(logs['loss']):.4f}: the reference is not the policy; "
+                                 "report it with the versions of trl, peft and transformers")
+
+    return StartsAtLn2()
 
 
 def log_likelihoods(model, tokenizer, prompts: list[str], answers: list[str], end: str | None = None, batch: int = 32) -> pd.DataFrame:
@@ -68,6 +80,7 @@ def log_likelihoods(model, tokenizer, prompts: list[str], answers: list[str], en
     starts = [len(ids) for ids in tokenizer(prompts)["input_ids"]]
     ids = tokenizer([p + a + end for p, a in zip(prompts, answers)])["input_ids"]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    batch = models.rows_at_once(model, max(map(len, ids), default=1), batch)
     sums, counts = np.zeros(len(ids)), np.zeros(len(ids), dtype=int)
     for at in range(0, len(order), batch):
         part = order[at:at + batch]
@@ -75,8 +88,7 @@ def log_likelihoods(model, tokenizer, prompts: list[str], answers: list[str], en
         padded = torch.tensor([ids[i] + [tokenizer.pad_token_id] * (width - len(ids[i])) for i in part], device=model.device)
         mask = torch.tensor([[1] * len(ids[i]) + [0] * (width - len(ids[i])) for i in part], device=model.device)
         with torch.no_grad():
-            logits = model(padded, attention_mask=mask).logits[:, :-1].float().log_softmax(-1)
-        tokens = logits.gather(-1, padded[:, 1:, None])[..., 0]
+            tokens = model(padded, attention_mask=mask, use_cache=False).logits[:, :-1].float().log_softmax(-1).gather(-1, padded[:, 1:, None])[..., 0]
         for row, i in enumerate(part):
             scored = tokens[row, starts[i] - 1:len(ids[i]) - 1]
             sums[i], counts[i] = scored.sum().item(), len(scored)

@@ -10,8 +10,11 @@ tokens from 01's own account once 01 is done. Peak memory is what is alive when 
 
 import argparse
 import csv
+import importlib.util
 import json
 import math
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from hippo_utils import manifest, paths
-from hippo_utils.params import Architecture, Params, ParamsError, Training, load_runs
-from hippo_utils.training import trainer
+from hippo_utils.params import Architecture, Endpoint, Params, ParamsError, Training, load_runs
+from hippo_utils.training import models, trainer
 
 GIB = 2**30
 
@@ -136,6 +139,21 @@ def config_file(base: str, revision: str | None = None) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
+def lacks(model: str, revision: str | None = None) -> str | None:
+    """What a model that lies in a folder or in the hub's cache lacks to be loaded without a network, in words; None when it is whole."""
+    if not (config := config_file(model, revision)):
+        return "no config.json"
+    there = {file.name for file in config.parent.iterdir() if file.is_file()}  # a link of the cache to a file that is not there counts as none
+    index = next((config.parent / name for name in ("model.safetensors.index.json", "pytorch_model.bin.index.json") if name in there), None)
+    if index:
+        wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if absent := sorted(wanted - there):
+            return f"no {absent[0]}"
+    elif not {"model.safetensors", "pytorch_model.bin"} & there:
+        return "no weights"
+    return None if {"tokenizer.json", "tokenizer.model", "vocab.json"} & there else "no tokenizer"
+
+
 def from_config(config: dict, name: str) -> Shape:
     """A shape from the contents of a config.json; ParamsError for an architecture that this module does not know."""
     if (kind := config.get("model_type")) not in ("llama", "mistral", "qwen2"):
@@ -154,18 +172,32 @@ def named(device: str) -> Device:
 
 
 def this_device(threads: int) -> Device:
-    """The first GPU by nvidia-smi (torch is not asked: importing it takes seconds), else the CPU with the memory that we may use."""
+    """The first GPU by nvidia-smi (torch is not asked: importing it takes seconds), else the CPU with the memory that we may use.
+
+    A GPU that this PyTorch was not built for counts as none, and the name says so.
+    """
     try:
         asked = subprocess.run(["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=20)
         rows = [[part.strip() for part in line.split(",")] for line in asked.stdout.splitlines() if line.count(",") == 2] if asked.returncode == 0 else []
     except (OSError, subprocess.TimeoutExpired):
         rows = []
-    if not rows:
-        return Device("this CPU", _memory() / GIB, CPU_TERAFLOPS * threads, bfloat16=True, gpus=0)
+    if not rows or _built_for_the_cpu():
+        unused = f" ({rows[0][0]} is not used: the PyTorch that is installed was built without CUDA)" if rows else ""
+        return Device(f"this CPU{unused}", _memory() / GIB, CPU_TERAFLOPS * threads, bfloat16=True, gpus=0)
     name, mebibytes, capability = rows[0]
+    if not mebibytes.isdigit():  # [N/A]: a GPU that shares the machine's memory
+        mebibytes = str(_memory() / 2**20)
     words = {d.name.removeprefix("rtx-").split("-")[0]: d.teraflops for d in DEVICES.values()}
     like = max((word for word in words if word in name.lower()), key=len, default=None)  # an L40S is no L4
-    return Device(name, float(mebibytes) / 1024, words.get(like, 100), bfloat16=float(capability) >= 8, gpus=len(rows))
+    return Device(name, float(mebibytes) / 1024, words.get(like, 100), bfloat16=int(capability.partition(".")[0]) >= 8 if capability[:1].isdigit() else True, gpus=len(rows))
+
+
+def _built_for_the_cpu() -> bool:
+    """Whether the PyTorch that is installed uses no GPU, by the file that its build writes."""
+    found = importlib.util.find_spec("torch")
+    file = Path(found.origin).parent / "version.py" if found and found.origin else None
+    text = file.read_text(encoding="utf-8") if file and file.is_file() else ""
+    return bool(re.search(r"^cuda\b.*= None$", text, re.M)) and not re.search(r"^hip\b.*= '", text, re.M)
 
 
 def _memory() -> int:
@@ -326,6 +358,11 @@ class Step:
         """Bytes it leaves behind and needs on the way: the result, and two checkpoints with the optimiser's state."""
         return 4 * trainable(self.shape, self.training) + 2 * 12 * trainable(self.shape, self.training)
 
+    def passing(self) -> int:
+        """Bytes that lie on the disk for a while: the start of several processes, and a merged base that is read again in 4 bit."""
+        t, bits = self.training, self.training.lora and self.training.lora.bits
+        return round(((t.devices * t.nodes > 1) * (0.6 if bits else 2 if t.lora else 4) + (2 if bits else 0)) * self.shape.parameters())
+
 
 def account(settings: Params) -> dict[str, dict[str, tuple[int, int]]] | None:
     """Rows and tokens (one end mark per text included) that 01 counted, by kind and source; None before 01 is done."""
@@ -387,8 +424,10 @@ def plan(settings: Params) -> list[Step]:
     rows, tokens = _mixed(settings.instruction.mixture, counts)
     if aside := min(settings.instruction.validation, rows):  # prompts kept out of training; how many rows share one is not known here
         rows, tokens = rows - aside, round(tokens * (rows - aside) / rows)
+    if sft.packing:  # as if every row were filled to its end
+        rows = math.ceil(tokens / sft.max_length)
     for name in ("SFT", "CP+SFT"):
-        add("03_instruction", name, "instruction.sft", sft, "tiled", rows, round(sft.epochs * tokens), exact=counted is not None and not aside)
+        add("03_instruction", name, "instruction.sft", sft, "tiled", rows, round(sft.epochs * tokens), exact=counted is not None and not aside and not sft.packing)
     dpo = settings.preference.dpo
     pairs, tokens, exact = _pairs(settings, counts)
     add("04_preference", "CP+SFT+DPO", "preference.dpo", dpo, "pairs", pairs, round(dpo.epochs * tokens), exact)
@@ -419,6 +458,7 @@ def _two_stages(settings: Params, counts: dict, shape: Shape) -> list[Step]:
         tokens = sum(part[1] for part in parts) + (written * i.selfinstruct.tokens if written else 0)
         where = "instruction.general_sft" if name == "general" and i.general_sft else "instruction.sft"
         training = i.general_sft or i.sft if name == "general" else i.sft
+        rows = math.ceil(tokens / training.max_length) if training.packing else rows
         steps.append(Step("03_instruction", name, where, training, "tiled", rows, round(training.epochs * tokens), False, shape))
     return steps
 
@@ -459,14 +499,60 @@ def requirements(settings: Params, steps: list[Step], device: Device) -> list[tu
             found.append((False, f"precision: {step.where}.precision is bfloat16, which {device.name} does not compute; auto takes float16 there"))
         if t.max_length > step.shape.context:
             found.append((False, f"context: {step.where}.max_length is {t.max_length}, the base was made for {step.shape.context} tokens"))
+    looking, name = max((looking_memory(step.shape, step.training, device) / GIB, step.name) for step in steps)
+    found.append((looking <= device.memory, f"memory: looking at {name} in its notebook (perplexity, answers) needs about {looking:.1f} GiB of {device.memory:.1f} GiB on {device.name}"))
+    if (judge := judge_memory(settings, device) / GIB) and "04_preference" in {step.stage for step in steps}:
+        found.append((judge <= device.memory, f"memory: the judge of 04 needs about {judge:.1f} GiB of {device.memory:.1f} GiB on {device.name}"))
+    if settings.evaluation.precision == "bfloat16" and not device.bfloat16:
+        found.append((False, f"precision: evaluation.precision is bfloat16, which {device.name} does not compute; take float16"))
     scoring = scoring_memory(settings, steps[0].shape) / GIB
     found.append((scoring <= device.memory, f"memory: scoring (05) needs about {scoring:.1f} GiB of {device.memory:.1f} GiB on {device.name}"))
     if device.gpus and device.name not in DEVICES:
         merging, host = 4.4 * steps[0].shape.parameters() / GIB, _memory() / GIB
         found.append((merging <= host, f"host memory: merging adapters in float32 takes {merging:.1f} GiB of {host:.1f} GiB"))
+        processes, step = max(((step.training.devices, step) for step in steps), key=lambda pair: pair[0])
+        reading = (processes + 1) * (2.2 if step.training.lora else 4.4) * step.shape.parameters() / GIB  # each process reads the weights, the notebook keeps its own
+        if processes > 1:
+            found.append((reading <= host, f"host memory: {processes} processes that read the weights of {step.name} take {reading:.1f} GiB of {host:.1f} GiB"))
+    if device.name not in DEVICES:  # on this machine
+        for stage, endpoint in endpoints(settings):
+            if stage in {step.stage for step in steps} and not os.environ.get(endpoint.key_variable, "").strip():
+                found.append((False, f"key: {stage[:2]} needs {endpoint.key_variable} in the environment, to ask {endpoint.model}"))
     need, free = disk(settings, steps) / GIB, free_disk() / GIB
     found.append((need <= free, f"disk: {need:.1f} GiB, {free:.1f} GiB free at {paths.shown(paths.home())}"))
     return found
+
+
+def endpoints(settings: Params) -> list[tuple[str, Endpoint]]:
+    """(stage, endpoint that it asks)."""
+    grown, judged, free = settings.instruction.selfinstruct, settings.preference, settings.evaluation.open_ended
+    return [*(("03_instruction", endpoint) for endpoint in (grown.endpoints.values() if grown else ())),
+            *([("04_preference", judged.endpoint)] if judged and judged.judge == "endpoint" else []),
+            *([("05_evaluation", free.endpoint)] if free and free.judge == "endpoint" else [])]
+
+
+def looking_memory(shape: Shape, training: Training, device: Device) -> int:
+    """Bytes that the notebook takes before and after a training, roughly: the weights, and a batch of models.rows_at_once with its logits."""
+    kind = precision(training, device)
+    number, length = 4 if kind == "float32" else 2, min(training.max_length, shape.context)
+    tokens = min(32 * length, max(length, models.LOGITS // shape.vocabulary))
+    held = stored_bytes(training, kind) * shape.parameters() + 4 * (trainable(shape, training) if training.lora else 0)
+    batch = tokens * (shape.vocabulary * (8 if number == 4 else 10) + number * (3 * shape.feed_forward + 8 * shape.width))  # logits also as float32 and as logarithms
+    return round(held + batch + RESERVE["gpu" if device.gpus else "cpu"] * GIB)
+
+
+def judge_memory(settings: Params, device: Device) -> int:
+    """Bytes of a judge that is a model on this device, with a prompt of 2,048 tokens, roughly; 0 where there is none, or nothing is known of it."""
+    if not settings.preference or settings.preference.judge != "local":
+        return 0
+    judge = settings.preference.local
+    file = config_file(judge.model, judge.revision)
+    try:
+        shape = from_config(json.loads(file.read_text(encoding="utf-8")), judge.model) if file else BASES[judge.model.removesuffix("-Instruct")]
+    except (ParamsError, KeyError):
+        return 0
+    number = 4 if judge.precision == "float32" or (judge.precision == "auto" and not (device.gpus and device.bfloat16)) else 2
+    return round(number * (shape.parameters() + 2048 * (shape.vocabulary + 3 * shape.feed_forward + 8 * shape.width)) + RESERVE["gpu" if device.gpus else "cpu"] * GIB)
 
 
 def scoring_memory(settings: Params, shape: Shape, tokens: int | None = None) -> int:
@@ -480,7 +566,7 @@ def disk(settings: Params, steps: list[Step]) -> int:
     base = settings.pretraining.base
     download = 2 * steps[0].shape.parameters() if base and not config_file(base, settings.pretraining.revision) else 0
     texts = sum(8 * step.tokens / step.training.epochs for step in steps)
-    return round(download + texts + sum(step.disk() for step in steps))
+    return round(download + texts + sum(step.disk() for step in steps) + max(step.passing() for step in steps))
 
 
 def free_disk() -> int:
@@ -498,7 +584,7 @@ def fitting(settings: Params, steps: list[Step], device: Device) -> dict[str, An
     changes: dict[str, Any] = {}
     for step in steps:
         for training in _gentler(step.training, device):
-            if sum(memory(step.shape, training, device, step.loss).values()) <= device.memory * GIB:
+            if max(sum(memory(step.shape, training, device, step.loss).values()), looking_memory(step.shape, training, device)) <= device.memory * GIB:
                 break
         else:
             return None
@@ -515,6 +601,8 @@ def fitting(settings: Params, steps: list[Step], device: Device) -> dict[str, An
         tokens //= 2
     if tokens != settings.evaluation.batch_tokens:
         changes["evaluation.batch_tokens"] = tokens
+    if settings.evaluation.precision == "bfloat16" and not device.bfloat16:
+        changes["evaluation.precision"] = "float16"
     return changes
 
 
@@ -549,16 +637,18 @@ def report(settings: Params, device: Device, stages: tuple[str, ...] = manifest.
     for row in rows:
         print("  " + "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(zip(row, widths))))
     print("  memory in GiB on one device; hours without loading, evaluation and saving" + ("" if all(s.exact for s in steps) else
-          "; ~ is foreseen from the params file (DPO: at most), exact numbers come when 01_corpus is done"))
+          "; ~ is foreseen from the params file (DPO: at most), exact numbers come when 01_corpus is done")
+          + "; instructions whose answer max_length cuts off whole are still counted")
     checks = requirements(settings, steps, device)
     for holds, words in checks:
         print(f"  {'[OK]  ' if holds else '[FAIL]'} {words}")
     if fits := all(holds for holds, _ in checks):
         return fits
-    if changes := fitting(settings, steps, device):
+    changes = fitting(settings, steps, device)
+    if changes:
         print("  These parameters fit, at the same effective batch (save them as a file in params/):")
         print(as_params_file(settings, changes, device))
-    else:
+    elif changes is None:
         wider = [d for d in DEVICES.values() if all(holds for holds, _ in requirements(settings, steps, d))]
         print("  No batch, checkpointing or 4-bit setting fits. " + (f"It fits on {', '.join(d.name for d in wider)} as it is." if wider else "No single device in the table holds it as it is."))
     return fits
@@ -567,7 +657,7 @@ def report(settings: Params, device: Device, stages: tuple[str, ...] = manifest.
 def as_params_file(settings: Params, changes: dict[str, Any], device: Device) -> str:
     """The params file that makes `changes` to a run's own file."""
     import yaml
-    content: dict = {"extends": settings.run, "run": f"{settings.run}_{device.name.split()[-1].lower().replace('-', '_')}"}
+    content: dict = {"extends": settings.run, "run": f"{settings.run}_{device.name.split()[-1].lower().replace('-', '_') if device.gpus else 'cpu'}"}
     for where, changed in changes.items():
         section, key = where.split(".")
         content.setdefault(section, {})[key] = changed
@@ -575,7 +665,7 @@ def as_params_file(settings: Params, changes: dict[str, Any], device: Device) ->
 
 
 def check(settings: Params, device: Device, stages: tuple[str, ...]) -> None:
-    """One line about a run that is about to start; ParamsError when it does not fit this device."""
+    """One line about a run or stage that is about to start; StageError when it does not fit this device."""
     try:
         shape_of(settings)
     except ParamsError as error:  # a base of another kind may well train; only nothing is known of it here
@@ -586,7 +676,7 @@ def check(settings: Params, device: Device, stages: tuple[str, ...]) -> None:
         return
     checks = requirements(settings, steps, device)
     if failed := [words for holds, words in checks if not holds]:
-        raise ParamsError(f"{settings.run} does not fit: {'; '.join(failed)}; ./run_all.sh {settings.run} --preflight says what would fit")
+        raise manifest.StageError(f"{settings.run} does not fit: {'; '.join(failed)}; ./run_all.sh {settings.run} --preflight says what would fit")
     peak, name = max((sum(memory(step.shape, step.training, device, step.loss).values()) / GIB, step.name) for step in steps)
     hours = sum(step.hours(device) for step in steps)
     print(f"preflight of {settings.run}: [OK] at most {peak:.1f} of {device.memory:.1f} GiB ({name}), {checks[-1][1]}"

@@ -7,7 +7,7 @@ import pandas as pd
 
 from hippo_utils.params import Training
 from hippo_utils.training import launching, models
-from hippo_utils.training.trainer import arguments, check, pack, packed_batch, prepare, run, text_lengths
+from hippo_utils.training.trainer import arguments, check, one_device, pack, packed_batch, prepare, run, text_lengths
 
 
 def train(model, tokenizer, texts: list[str], training: Training, *, folder, seed: int):
@@ -35,7 +35,7 @@ def fit(model, tokenizer, texts: pd.DataFrame, training: Training, folder, seed:
         torch.manual_seed(seed)  # the adapters' first weights are random too
         model = models.add_lora(model, training.lora)
     started = time.time()
-    settings = TrainingArguments(**arguments(training, folder, seed, len(rows)), remove_unused_columns=False)
+    settings = one_device(TrainingArguments(**arguments(training, folder, seed, len(rows)), remove_unused_columns=False))
     trainer = Trainer(model=model, args=settings, train_dataset=examples, data_collator=collator)
     began = run(trainer, training)
     return trainer, check(trainer, started, round(training.epochs * rows.size), began)
@@ -47,10 +47,9 @@ def perplexity(model, tokenizer, texts: list[str], length: int, batch: int = 32)
     rows = torch.from_numpy(pack(texts, tokenizer, min(length, _fitting(texts, tokenizer, length))))
     total, tokens = 0.0, 0
     with torch.no_grad():
-        for part in rows.split(batch):
+        for part in rows.split(models.rows_at_once(model, rows.shape[1], batch)):
             part = part.to(model.device)
-            log_probabilities = model(part).logits[:, :-1].float().log_softmax(-1)
-            total -= log_probabilities.gather(-1, part[:, 1:, None]).sum().item()
+            total -= model(part, use_cache=False).logits[:, :-1].float().log_softmax(-1).gather(-1, part[:, 1:, None]).sum().item()
             tokens += part[:, 1:].numel()
     return {"perplexity": float(np.exp(total / tokens)), "nll_per_token": total / tokens, "tokens": tokens}
 

@@ -64,7 +64,8 @@ def script(name: str, settings: Params, stage: str, tasks: list[list[str]], fold
                "cpus-per-task": asked.cpus, "mem": f"{asked.memory}G", "time": math.ceil(60 * asked.hours), "gpus-per-node": asked.gpus or None,
                "array": f"0-{len(tasks) - 1}" if array else None, "partition": asked.partition or cluster.partition, "account": cluster.account}
     lines = ["#!/usr/bin/env bash", *(f"#SBATCH --{option}={value}" for option, value in options.items() if value), *(f"#SBATCH {option}" for option in cluster.options)]
-    lines += ["set -euo pipefail", *cluster.setup, f"export PYTHONPATH={shlex.quote(str(paths.ROOT))}${{PYTHONPATH:+:$PYTHONPATH}} HIPPO_HOME={shlex.quote(str(paths.home()))}"]
+    # What a cluster's setup calls (conda activate, module load) reads variables that are not set.
+    lines += ["set -eo pipefail", *cluster.setup, "set -u", f"export PYTHONPATH={shlex.quote(str(paths.ROOT))}${{PYTHONPATH:+:$PYTHONPATH}} HIPPO_HOME={shlex.quote(str(paths.home()))}"]
     if cluster.offline:
         lines.append("export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1")
     lines.append("export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # srun does not inherit it by itself")
@@ -91,7 +92,11 @@ def chain(name: str, runs: list[Params], study: bool) -> list[tuple[Path, list[t
             continue
         tasks = [[sys.executable, "-P", "-m", "hippo_utils.run", *(str(files[s.run]) for s in group), "--only", stage[:2], "--jobs", "1"] for group in todo]
         file = folder / f"{stage}.sbatch"
-        file.write_text(script(f"{name}-{stage[:2]}", todo[0][0], stage, tasks, folder), encoding="utf-8")
+        written = {script(f"{name}-{stage[:2]}", group[0], stage, tasks, folder): group[0].run for group in todo}
+        if len(written) > 1:
+            raise ParamsError(f"{name}: {stage} is one array job, and {' and '.join(list(written.values())[:2])} ask for other machines for it; "
+                              "give them the same cluster section and nodes, or submit them as runs of their own")
+        file.write_text(next(iter(written)), encoding="utf-8")
         now = [[s.run for s in group] for group in todo]
         # Where both are arrays over the same runs, each task waits for its own counterpart only: one failed seed stops no other.
         waits = [("aftercorr" if len(now) > 1 and made[needed][1] == now else "afterok", made[needed][0]) for needed in manifest.NEEDS[stage] if needed in made]
@@ -127,10 +132,14 @@ def submit(jobs: list[tuple[Path, list[tuple[str, Path]]]]) -> None:
 def needs_network(settings: Params) -> list[str]:
     """What the jobs of an offline cluster would look for in vain."""
     from hippo_utils.corpus import hub
-    missing = []
-    base = settings.pretraining.base
-    if base and not preflight.config_file(base, settings.pretraining.revision):
-        missing.append(f"the base {base} is not on this machine (fetch it on a node with a network: hf download {base})")
+    due = [stage for stage in manifest.STAGES if manifest.reasons(settings, stage)]
+    judge = settings.preference.local if settings.preference and settings.preference.judge == "local" else None
+    read = [("base", settings.pretraining.base, settings.pretraining.revision)] if settings.pretraining.base else []
+    read += [("judge", judge.model, judge.revision)] if judge and "04_preference" in due else []
+    read += [("baseline", baseline.model, baseline.revision) for baseline in settings.evaluation.baselines if "05_evaluation" in due]
+    missing = [f"the {what} {model} is not on this machine, or not whole: {lacks} (fetch it on a node with a network: hf download {model})"
+               for what, model, revision in read if (lacks := preflight.lacks(model, revision))]
+    missing += [f"{stage} asks {endpoint.model} at an endpoint; run it on a node with a network" for stage, endpoint in preflight.endpoints(settings) if stage in due]
     if settings.corpus.world is None and manifest.reasons(settings, "01_corpus"):
         folder = hub.mirror(settings.corpus)
         if absent := sorted({source.hub for source in hub.used(settings.corpus) if not (folder / source.hub).is_dir()}):

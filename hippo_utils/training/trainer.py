@@ -100,6 +100,12 @@ def arguments(training: Training, folder, seed: int, examples: int) -> dict:
         save_strategy="no", save_total_limit=2, report_to="none", disable_tqdm=True)
 
 
+def one_device(settings):
+    """The Trainer's settings for one device in this process: for each further GPU in sight it would multiply the batch (nn.DataParallel), or TRL refuse."""
+    settings._n_gpu = min(1, settings.n_gpu)
+    return settings
+
+
 def progress():
     """A callback that prints a line about ten times in a training, in place of the Trainer's dictionaries."""
     from transformers import TrainerCallback
@@ -142,15 +148,20 @@ def steps_of(training: Training, examples: int) -> int:
     return max(1, math.ceil(training.epochs * per_epoch))
 
 
+def encoded(texts: Iterable[str], tokenizer, **how) -> list[np.ndarray]:
+    """The token ids of each text, encoded a thousand texts at a time: as Python's lists, a large corpus would take a hundred bytes per token."""
+    texts = list(texts)
+    return [np.array(ids, dtype=np.int64) for at in range(0, len(texts), 1000) for ids in tokenizer(texts[at:at + 1000], **how)["input_ids"]]
+
+
 def pack(texts: Iterable[str], tokenizer, length: int) -> np.ndarray:
     """Texts, each followed by the end mark, as rows of exactly `length` tokens: int array (rows, length).
 
     The rest that fills no row is dropped (fewer than `length` tokens). Whether attention crosses the borders of documents is
     the parameter `packing`: by default it does, as in GPT-style pre-training; see `packed_batch`.
     """
-    end = tokenizer.eos_token_id
-    ids = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    flat = np.fromiter((token for text in ids for token in (*text, end)), dtype=np.int64)
+    end = np.array([tokenizer.eos_token_id])
+    flat = np.concatenate([np.empty(0, dtype=np.int64), *(part for ids in encoded(texts, tokenizer, add_special_tokens=False) for part in (ids, end))])
     rows = len(flat) // length
     if not rows:
         raise StageError(f"the texts hold {len(flat)} tokens, which does not fill one sequence of {length}; lower max_length or add texts")
