@@ -25,7 +25,9 @@ from hippo_utils.manifest import StageError
 from hippo_utils.params import SelfInstruct
 
 OPEN = "主题：{topic}\n问："
-REPLY = re.compile(r"^(?P<question>[^\n]+)\n答：(?P<answer>[^\W_][^\n]*)")  # an answer begins with a letter or a digit
+UNFINISHED = "【未写完】"  # before a reply that was cut off, refused or rejected: kept, and not in form
+# An answer may take several lines; it begins with a letter or a digit, whatever opens before it.
+REPLY = re.compile(rf"^(?!{UNFINISHED})(?P<question>[^\n]+)\n+答：\s*(?P<answer>[（(“\"《【*\- ]*[^\W_].*?)(?=\n\s*(?:主题|问|答)：|\Z)", re.DOTALL)
 COLUMNS = ["id", "generator", "topic", "raw", "prompt", "completion"]
 FEWEST = 10  # rows of a generator that count; ours
 
@@ -80,7 +82,8 @@ def ask(generator: Judge, topics: list[str], seeds: pd.DataFrame, *, examples: i
     """What an endpoint writes on each topic, as it came. Each request shows `examples` seed tasks (instruction records) drawn by the seed.
 
     Every reply is stored as it arrives and asked for once, whatever happens on the way. One that is not in form is asked for
-    once more, with the reason; if that is not either, it stays as it is, and `rows` counts it as unread.
+    once more, with the reason; if that is not either, it stays as it is (behind UNFINISHED where its end is missing), and `rows`
+    counts it as unread.
     """
     tasks = as_tasks(seeds, sorted(set(topics))).sum(axis=1).tolist()
     rng, times, asks = np.random.default_rng(seed), Counter(), []
@@ -90,7 +93,7 @@ def ask(generator: Judge, topics: list[str], seeds: pd.DataFrame, *, examples: i
         times[topic] += 1
 
     def render(asked: Asked, complaint: str) -> list[dict[str, str]]:
-        return [{"role": "user", "content": asked.question + (f"\n\n上一次的回答不合要求（{complaint}），请重新出题。" if complaint else "")}]
+        return [{"role": "user", "content": asked.question + (f"\n\n上一次的回答不合要求（{asking.in_chinese(complaint)}），请重新出题。" if complaint else "")}]
 
     def parse(asked: Asked, text: str) -> str:
         if not _read(asked.answers[0], text):
@@ -98,7 +101,8 @@ def ask(generator: Judge, topics: list[str], seeds: pd.DataFrame, *, examples: i
         return text
 
     with Store(store or paths.replies(generator.identity[:16])) as opened:
-        return [judgement.replies[-1] for judgement in asking.ask_all(generator, asks, render, parse, opened)]
+        made = asking.ask_all(generator, asks, render, parse, opened)
+    return [("" if judgement.outcome in ("verdict", "unparsable") else UNFINISHED) + judgement.replies[-1] for judgement in made]
 
 
 def _read(topic: str, raw: str) -> tuple[str, str] | None:
