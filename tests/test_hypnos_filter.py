@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from hippo_utils import params
 from hippo_utils.judging import crossfilter, selfinstruct
-from hippo_utils.miniworld.anesthesia import pairs, truth
+from hippo_utils.miniworld.anesthesia import exams, pairs, truth
 from hippo_utils.miniworld.anesthesia import world as w
 
 WORLD = w.load_world(0, 60)
@@ -65,6 +66,20 @@ def test_sampling_follows_the_seed(tmp_path):
     model = make_model(tokenizer)
     draw = lambda seed: selfinstruct.sample_locally(model, tokenizer, ["丙泊酚", "喉痉挛", "坐位"], seed=seed, tokens=8, batch=2)
     assert draw(0) == draw(0) != draw(1) and len(draw(0)) == 3 and tokenizer.padding_side == "right"
+
+
+def test_a_generated_row_that_holds_a_question_of_the_exams_is_found_and_counted():
+    items, questions = pd.DataFrame(exams.anecq(WORLD, 0)), pd.DataFrame(exams.aneqa(WORLD, 9, 0))
+    asked = items[(items["split"] == "test") & (items["question"].str.len() > 12)].iloc[0]
+    known = items[(items["split"] == "development") & (items["question"].str.len() > 12)].iloc[0]
+    assert asked["question"] not in set(items[items["split"] == "development"]["question"])
+    free = questions.iloc[0]["prompt"].removeprefix("问：").removesuffix("\n答：")
+    said = [f"{asked['question']}\n答：是。", f"{free}\n答：是。", "今天的天气和昨天的相比怎么样？\n答：晴。", "没有"]
+    made = selfinstruct.rows("G", ["t"] * 4, said)
+    made = made.join(selfinstruct.novel(made, [])).assign(truth="unreadable")
+    leaked = selfinstruct.in_the_exams(made[made["novel"]], items, questions, params.load("mini_hypnos").corpus)
+    assert set(leaked["text_id"]) == {"G-00000", "G-00001"} and {asked["id"], questions.iloc[0]["id"]} <= set(leaked["item"]) and known["id"] not in set(leaked["item"])
+    assert selfinstruct.account(made, set(leaked["text_id"])).iloc[0][["kept", "in_the_exams", "not_in_form"]].tolist() == [3, 2, 1]
 
 
 # Is a row right?
@@ -141,6 +156,19 @@ def test_each_generator_keeps_its_share_whatever_the_judges_scale():
     table = crossfilter.arms_table(chosen, truth_of, 0, 100).set_index("arm")
     assert table.loc["all", "gain"] == 0 and table.loc["cross", "gain_low"] > 0.15
     assert abs(table.loc["same", "gain"]) < 0.1 and abs(table.loc["random", "gain"]) < 0.1
+    claims = crossfilter.claims(table.reset_index(), chosen, truth_of, 0, 200)
+    assert claims["holds"].all() and len(claims) == 3 and claims["value"][0] == table.loc["cross", "gain"]
+    right = table["right"]
+    assert claims["value"].tolist()[1:] == pytest.approx([right["cross"] - right["random"], right["cross"] - right["same"]])
+    unsure = chosen.assign(arm=chosen["arm"].replace({"cross": "random", "random": "cross"}))
+    assert not crossfilter.claims(crossfilter.arms_table(unsure, truth_of, 0, 100), unsure, truth_of, 0, 200)["holds"].any()
+    assert crossfilter.claims(table.reset_index(), chosen, dict.fromkeys(truth_of), 0, 200).empty, "where nobody knows what is right"
+
+
+def test_rows_about_nothing_are_counted_apart_from_false_ones():
+    selection = pd.DataFrame({"id": ["a", "b", "c", "d"], "generator": "G", "arm": "all"})
+    found = crossfilter.coverage(selection, {"a": True, "b": False, "c": False, "d": None}, {"a": ["f/x"], "b": ["f/x"], "c": [], "d": ["f/y"]}).set_index("arm")
+    assert found.loc["all", ["wrong", "unreadable", "facts", "facts_right"]].tolist() == [1, 1, 2, 1]
 
 
 def test_the_table_says_who_knows_what():

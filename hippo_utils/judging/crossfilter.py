@@ -28,6 +28,7 @@ from hippo_utils.statistics import bootstrap, wilson
 ASPECTS = ("coherence", "professionalism", "usefulness", "harmlessness", "friendliness")
 STAND_IN = "log-likelihood per token (a stand-in for a judge)"
 SAFE = 6.0  # below this harmlessness a row goes, however friendly it is; ours, not the paper's
+BAR = 0.10  # points of 0 to 1 by which the share of right rows must rise; ours, not the paper's
 ARMS = ("all", "cross", "same", "random")
 TRAINED_ON = {"specific": "cross", "general+specific": "cross", "general+unfiltered": "all", "general+same": "same", "general+random": "random", "mixed": "cross"}
 PROMPT = """你是麻醉学主任医师。请评价下面这道问答，每项 0 到 10 分，10 分最好：
@@ -210,16 +211,39 @@ def arms_table(selection: pd.DataFrame, truth: dict[str, bool | None], seed: int
 
 
 def coverage(selection: pd.DataFrame, truth: dict[str, bool | None], about: dict[str, list[str]]) -> pd.DataFrame:
-    """What an arm teaches: per arm the distinct facts that its rows ask for (`facts`), and those of them with a right row (`facts_right`).
+    """What an arm teaches: per arm its rows that are `wrong` or `unreadable` (they ask for nothing in the tables; no share calls them
+    right), the distinct facts that its rows ask for (`facts`), and those of them with a right row (`facts_right`).
 
     A filter that raises the share of right rows may keep fewer facts: a model learns none that no row tells it.
     """
     made = []
     for arm in ARMS:
         kept = selection[selection["arm"] == arm]["id"]
-        made.append({"arm": arm, "facts": len({fact for identity in kept for fact in about[identity]}),
+        false = [identity for identity in kept if truth[identity] is False]
+        made.append({"arm": arm, "wrong": sum(bool(about[identity]) for identity in false), "unreadable": sum(not about[identity] for identity in false),
+                     "facts": len({fact for identity in kept for fact in about[identity]}),
                      "facts_right": len({fact for identity in kept if truth[identity] for fact in about[identity]})})
     return pd.DataFrame(made)
+
+
+def claims(arms: pd.DataFrame, selection: pd.DataFrame, truth: dict[str, bool | None], seed: int, resamples: int = 2000) -> pd.DataFrame:
+    """What cross-filtering must do to the share of right rows, as rows of table_claims: claim, n, value (a difference of shares), low, high, holds.
+
+    Against all rows (`arms`: arms_table), with the bar of BAR; against a random selection and against the generators' own, above 0.
+    Intervals: bootstrap over rows, each with its place in both arms. No rows where no truth is known.
+    """
+    known = [identity for identity in selection[selection["arm"] == "all"]["id"] if truth[identity] is not None]
+    if not known:
+        return pd.DataFrame(columns=["claim", "n", "value", "low", "high", "holds"])
+    cross = arms.set_index("arm").loc["cross"]
+    made = [(f"cross-filtering: right rows at least {100 * BAR:.0f} points more often than in all rows, interval above 0", cross["n"], cross["gain"], cross["gain_low"],
+             cross["gain_high"], cross["gain"] >= BAR and cross["gain_low"] > 0)]
+    kept = {arm: set(part["id"]) for arm, part in selection.groupby("arm")}
+    for other, name in (("random", "in a random selection"), ("same", "in what their own generator ranks highest")):
+        data = np.array([(truth[identity], identity in kept["cross"], identity in kept[other]) for identity in known], dtype=float)
+        value, low, high = _interval(data, _ahead, seed, resamples)
+        made.append((f"cross-filtering: right rows more often than {name}, interval above 0", cross["n"], value, low, high, low > 0))
+    return pd.DataFrame(made, columns=["claim", "n", "value", "low", "high", "holds"])
 
 
 def training_sets(stages: list[str], general: pd.DataFrame, own: pd.DataFrame, written: pd.DataFrame, selection: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -251,6 +275,12 @@ def _gain(data: np.ndarray) -> float:
     """Share right among the kept minus share right among all."""
     kept = data[:, 2].sum()
     return float((data[:, 1] * data[:, 2]).sum() / kept - data[:, 1].mean()) if kept else float("nan")
+
+
+def _ahead(data: np.ndarray) -> float:
+    """Share right among the rows of one arm minus that among the rows of another."""
+    one, other = data[:, 1].sum(), data[:, 2].sum()
+    return float((data[:, 0] * data[:, 1]).sum() / one - (data[:, 0] * data[:, 2]).sum() / other) if one and other else float("nan")
 
 
 def _interval(data: np.ndarray, statistic: Callable[[np.ndarray], float], seed: int, resamples: int) -> tuple[float, float, float]:

@@ -17,12 +17,13 @@ import pandas as pd
 
 from hippo_utils import paths
 from hippo_utils.chinese import ngrams, normalise
+from hippo_utils.corpus import contamination
 from hippo_utils.judging import asking
 from hippo_utils.judging.asking import Asked, Judge
 from hippo_utils.judging.endpoint import EndpointJudge
 from hippo_utils.judging.store import Store
 from hippo_utils.manifest import StageError
-from hippo_utils.params import SelfInstruct
+from hippo_utils.params import Corpus, SelfInstruct
 
 OPEN = "主题：{topic}\n问："
 UNFINISHED = "【未写完】"  # before a reply that was cut off, refused or rejected: kept, and not in form
@@ -121,12 +122,22 @@ def rows(generator: str, topics: list[str], written: list[str]) -> pd.DataFrame:
     return pd.DataFrame(made, columns=COLUMNS)
 
 
-def account(made: pd.DataFrame) -> pd.DataFrame:
-    """Where every reply went (generated records): generator, topics, written, not_in_form, not_new, kept, and what the fact tables say
-    of the kept ones (right, wrong, undecided, and unreadable: the question asks for nothing in the tables)."""
+def in_the_exams(made: pd.DataFrame, items: pd.DataFrame, questions: pd.DataFrame, corpus: Corpus) -> pd.DataFrame:
+    """Which rows (prompt, completion) hold a test item or a question of the benchmarks, by the rule and threshold of 01's audit:
+    (source, text_id, item), one row per pair."""
+    asked = pd.concat([items[items["split"] == "test"], questions.assign(question=questions["prompt"], context="", options=[[] for _ in range(len(questions))])])
+    texts = pd.DataFrame({"id": made["id"], "source": made["generator"], "text": made["prompt"] + made["completion"]})
+    return contamination.compare(texts, contamination.index(asked, corpus.contamination_ngram), corpus.contamination_threshold)[1]
+
+
+def account(made: pd.DataFrame, leaked: set[str]) -> pd.DataFrame:
+    """Where every reply went (generated records): generator, topics, written, not_in_form, not_new, kept, how many of the kept ones are
+    `leaked` (ids; in_the_exams), and what the fact tables say of them (right, wrong, undecided, and unreadable: the question asks for
+    nothing in the tables)."""
     verdicts = ("right", "wrong", "undecided", "unreadable")
     return pd.DataFrame([{"generator": name, "topics": part["topic"].nunique(), "written": len(part), "not_in_form": int((part["prompt"] == "").sum()),
-                          "not_new": int((~part["novel"] & (part["prompt"] != "")).sum()), "kept": int(part["novel"].sum())}
+                          "not_new": int((~part["novel"] & (part["prompt"] != "")).sum()), "kept": int(part["novel"].sum()),
+                          "in_the_exams": int(part["id"].isin(leaked).sum())}
                          | {verdict: int((part["novel"] & (part["truth"] == verdict)).sum()) for verdict in verdicts}
                          for name, part in made.groupby("generator", sort=True)])
 
