@@ -100,7 +100,7 @@ def test_categories_score_by_sums_and_per_byte():
 
 def test_the_guessers_read_chinese():
     found = scoring.shortcut_accuracies(scoring.shortcut(world(), items())).set_index(["benchmark", "group", "guesser"])["accuracy"]
-    assert found["anecq", "all", "chance"] == scoring.chance(items()) == 0.25
+    assert found["anecq", "all", "chance"] == 0.25
     assert found["anecq", "seen", "ngrams"] > 0.27, "it has read the seen entities' relatives"
 
 
@@ -363,7 +363,10 @@ def test_the_filter_is_compared_on_the_same_items_in_table_words_and_figure():
     assert row["p_mcnemar"] == pytest.approx(2 / 2**10) and row["p_holm"] == row["p_mcnemar"] and 0 < row["difference_low"] < 0.5
     assert "general+specific against general+random: +50.0 points" in scoring.conclusions(table)[0]
     assert scoring.against(joined, scoring.CURRICULA, shots=0, seed=0, resamples=200).empty, "neither was evaluated"
-    arms = scoring.arms(joined, shots=0, chance=0.25)
+    guess = joined[joined["stages"] == "general"].assign(chance=0.25, frequency=0.2, ngrams=[0.5, 0.25] * 20)
+    arms = scoring.arms(joined, shots=0, guess=guess)
+    assert arms.groupby("group")["shortcut"].unique().map(list).to_dict() == {"seen": [0.5], "held_out": [0.25]}, "the line of fig_stages"
+    assert scoring.arms(joined, shots=0, guess=None)["shortcut"].isna().all()
     assert set(arms["group"]) == {"seen", "held_out"} and arms["panel"].nunique() == 2 and set(arms["stages"]) == set(joined["stages"])
 
 
