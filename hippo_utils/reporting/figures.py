@@ -140,7 +140,7 @@ def _generators(figure: Figure, frame: pd.DataFrame) -> None:
     figure.set_size_inches(SIZE, 2.9)
     axes = figure.subplots()
     for number, (name, part) in enumerate(frame.groupby("series", sort=False)):  # the writers' curves lie on each other: one is dashed
-        axes.plot(part["x"].astype(float), part["y"], label=source_name(name), linewidth=1.5, color=STAGE_COLOURS.get(name, PALETTE[number % 4]), linestyle="--" if number % 2 else "-")
+        axes.plot(part["x"].astype(float), part["y"], label=source_name(name), linewidth=1.5, color=STAGE_COLOURS.get(name, PALETTE[number % 4]), linestyle="--" if number > 1 else "-")
     axes.set(xlabel="step", ylabel="training loss (nats per token)")
     axes.legend()
 
@@ -410,7 +410,7 @@ def _crossfilter(figure: Figure, frame: pd.DataFrame) -> None:
     for axis in grid[-1]:
         axis.set_xlabel("rank by the judge's score (share of rows below)")
     handles = [matplotlib.patches.Patch(color=colour, label=said) for said, colour in truths.items() if (frame["truth"] == said).any()]
-    next(axis for axis in grid.flat if axis.axison).legend(handles=handles, loc="upper left", ncols=3)
+    next(axis for axis in grid.flat if axis.axison).legend(handles=handles, loc="upper left", ncols=3, fontsize=7, handlelength=1, columnspacing=1)
 
 
 def _filters(figure: Figure, frame: pd.DataFrame) -> None:
@@ -426,7 +426,7 @@ def _filters(figure: Figure, frame: pd.DataFrame) -> None:
         axes.hlines(guesses, np.arange(len(guesses)) - 0.45, np.arange(len(guesses)) + 0.45, color="black", linestyle="--", linewidth=1)
         axes.set(title=panel, ylim=(0, 1.05))
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
-    grid[0].set_ylabel("accuracy (dashed: best shortcut guess)")
+    grid[0].set_ylabel("accuracy\n(dashed: best shortcut guess)")
 
 
 def _answers(figure: Figure, frame: pd.DataFrame) -> None:
