@@ -81,21 +81,24 @@ def longest_common(one: str, other: str) -> int:
 # --- amounts ------------------------------------------------------------------------------------------------------------
 
 SPELLED = {"毫克": "mg", "微克": "μg", "mcg": "μg", "ug": "μg", "克": "g", "毫升": "ml", "千克": "kg", "公斤": "kg", "升": "l",
-           "每": "/", "min": "分钟", "小时": "h", "毫米汞柱": "mmhg"}
+           "国际单位": "iu", "单位": "iu", "每": "/", "min": "分钟", "小时": "h", "hr": "h", "毫米汞柱": "mmhg"}
 SPELLING = re.compile("|".join(sorted(SPELLED, key=len, reverse=True)))
-UNIT = r"(?:mg|μg|g|ml|l|iu)(?:/(?:kg|h|分钟|ml|l|d))*|mmhg|cmh2o|mmol/l|%|分钟|秒|h|天|周|岁|级|hz"
+UNIT = r"(?:mg|μg|g|ml|l|iu|u)(?:/(?:kg|h|分钟|ml|l|d))*|mmhg|cmh2o|mmol/l|%|分钟|秒|h|天|周|岁|级|hz"
 AMOUNT = re.compile(rf"(\d+(?:\.\d+)?)(?:({UNIT}|)[~\-–—至到](\d+(?:\.\d+)?))?({UNIT})(?![a-z])")
-SCALE = {"μg": (1e-3, "mg"), "g": (1e3, "mg"), "l": (1e3, "ml"), "秒": (1.0, "秒"), "分钟": (60.0, "秒"), "h": (3600.0, "秒")}
+PER = re.compile(r"[·⋅•./]?(kg|h|分钟|d)(?:⁻¹|-1(?![\d.]))")  # mg·kg⁻¹·h⁻¹
+BRACKETS = re.compile(r"/[(（]([^()（）]*)[)）]")                  # mg/(kg·h)
+SCALE = {"μg": (1e-3, "mg"), "g": (1e3, "mg"), "l": (1e3, "ml"), "u": (1.0, "iu"), "秒": (1.0, "秒"), "分钟": (60.0, "秒"), "h": (3600.0, "秒")}
 
 
 def amounts(text: str) -> list[tuple[float, float, str]]:
     """The numbers with units of a text as (low, high, unit), in order; a single number has low = high.
 
-    Width, spacing, spelled units (毫克, 毫克每千克) and their size do not count: 500 μg is 0.5 mg, 1.5～2.5 is 1.5至2.5. Of a
-    compound unit (μg/kg/min) the first part is converted.
+    Width, spacing, spelled units (毫克, 毫克每千克), their size and form do not count: 500 μg is 0.5 mg, 1.5～2.5 is 1.5至2.5, 1,000 is
+    1000, mg/(kg·h) and mg·kg⁻¹·h⁻¹ are mg/kg/h. Of a compound unit (μg/kg/min) the first part is converted.
     """
     plain = re.sub(r"\s+", "", NARROWED.sub(lambda run: unicodedata.normalize("NFKC", run[0]), text).lower())
-    plain = SPELLING.sub(lambda found: SPELLED[found[0]], plain)
+    plain = SPELLING.sub(lambda found: SPELLED[found[0]], re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", plain))
+    plain = BRACKETS.sub(lambda found: "/" + re.sub("[·⋅•.×]", "/", found[1]), PER.sub(r"/\1", plain))
     found = []
     for low, _, high, unit in AMOUNT.findall(plain):
         first, _, rest = unit.partition("/")

@@ -531,8 +531,10 @@ class Params(Section):
         need(i.general or not {"general", "mixed"} & set(i.stages), "instruction.general is empty, but instruction.stages trains on general medicine; say which sources")
         need(i.selfinstruct or set(i.stages) <= {"general"}, "instruction.selfinstruct is null, but instruction.stages trains on generated rows")
         need((i.selfinstruct is None) == (i.crossfilter is None), "instruction.selfinstruct and instruction.crossfilter belong together: what is generated is filtered")
-        trains = [training for training in (i.general_sft, i.sft) if training and training.lora and training.lora.new_tokens]
-        need(not trains or p.new_tokens, "lora.new_tokens is true, but pretraining.new_tokens adds none")
+        trains = {training.lora.new_tokens for training in (i.general_sft, i.sft) if training and training.lora}
+        need(True not in trains or p.new_tokens, "lora.new_tokens is true, but pretraining.new_tokens adds none")
+        need(False not in trains or not p.new_tokens, "pretraining.new_tokens adds tokens whose embeddings instruction's adapters would leave untrained; "
+             "set lora.new_tokens to true in instruction.sft (and general_sft), or lora to null to train all weights")
         need(not p.generators or c.world is not None, "pretraining.generators are trained on the facts of a mini world; real data has none: ask endpoints")
         asked = i.selfinstruct.endpoints if i.selfinstruct else {}
         need(not (p.generators and asked), "pretraining.generators and instruction.selfinstruct.endpoints: generators are local or behind endpoints, not both")

@@ -31,7 +31,7 @@ def anesthesia(body: dict) -> str:
     asked = body["messages"][-1]["content"]
     if "coherence" in asked:
         score = len(re.search(r"第(\w+)题", asked)[1]) % 2 * 3 + 5
-        return json.dumps(dict.fromkeys(("coherence", "professionalism", "usefulness", "friendliness"), score) | {"harmlessness": 2 if "毒" in asked.split("\n\n")[1] else 9})
+        return json.dumps(dict.fromkeys(("coherence", "professionalism", "usefulness", "friendliness"), score) | {"harmlessness": 2 if "毒" in asked.split("<row")[1] else 9})
     topic = re.findall(r"^主题：(\S+)$", asked, re.M)[-1]
     number = hashlib.sha256(f"{next(REQUESTS)}".encode()).hexdigest()
     return f"主题：{topic}\n问：第{number[:4 + int(number[4], 16) % 2]}题：{topic}如何处理？\n答：按指南处理，剂量 2 mg/kg。\n\n主题：下一个"

@@ -16,6 +16,9 @@ DRUGS = ["芬太尼", "舒芬太尼", "丙泊酚"]
     ("500 μg", [(0.5, 0.5, "mg")]), ("500微克", [(0.5, 0.5, "mg")]), ("500µg", [(0.5, 0.5, "mg")]), ("0.5mg", [(0.5, 0.5, "mg")]),
     ("约2分钟，即120秒", [(120.0, 120.0, "秒")] * 2), ("0.1 μg/kg/min", [(0.0001, 0.0001, "mg/kg/分钟")]), ("20%脂肪乳1.5毫升", [(20.0, 20.0, "%"), (1.5, 1.5, "ml")]),
     ("1克", [(1000.0, 1000.0, "mg")]), ("5-HT3受体，克罗恩病", []), ("体重60公斤", []),
+    ("丙泊酚4～12 mg/(kg·h)", [(4.0, 12.0, "mg/kg/h")]), ("4~12 mg·kg⁻¹·h⁻¹", [(4.0, 12.0, "mg/kg/h")]), ("0.1 μg·kg-1·min-1", [(0.0001, 0.0001, "mg/kg/分钟")]),
+    ("肝素5000单位", [(5000.0, 5000.0, "iu")]), ("缩宫素10 U", [(10.0, 10.0, "iu")]), ("输注1,000 ml", [(1000.0, 1000.0, "ml")]),
+    ("1mg/kg-1.5mg/kg", [(1.0, 1.5, "mg/kg")]),
 ])
 def test_amounts_are_read_whatever_their_spelling(text, found):
     assert chinese.amounts(text) == found
@@ -37,6 +40,19 @@ def test_the_longest_drug_name_is_meant():
     found = answers.agreement("给予芬太尼", "给予舒芬太尼", DRUGS)
     assert (found["drugs_missing"], found["drugs_added"], found["agrees"]) == (1, 1, False)
     assert answers.agreement("舒芬太尼与丙泊酚", "丙泊酚，舒芬太尼", DRUGS)["agrees"]
+
+
+def test_a_rate_by_the_minute_is_not_one_by_the_hour():
+    assert not answers.agreement("丙泊酚4~12 mg/(kg·min)", "丙泊酚4~12 mg/(kg·h)", DRUGS)["agrees"]
+    assert answers.agreement("丙泊酚4~12 mg·kg⁻¹·h⁻¹", "丙泊酚4~12 mg/(kg·h)", DRUGS)["agrees"]
+
+
+@pytest.mark.parametrize("text, named", [
+    ("给予阿芬太尼", {"阿芬太尼"}), ("艾司氯胺酮", {"艾司氯胺酮"}), ("左布比卡因", {"左布比卡因"}), ("静滴异丙肾上腺素", {"异丙肾上腺素"}), ("激动α1肾上腺素受体", set()),
+    ("阻断肾上腺素能神经", set()), ("肾上腺素能升高血压", {"肾上腺素"}), ("顺式阿曲库铵", {"顺阿曲库铵"}), ("去甲肾上腺素与肾上腺素", {"去甲肾上腺素", "肾上腺素"}),
+    ("低分子肝素", {"低分子肝素"}), ("异丙酚诱导", {"丙泊酚"})])
+def test_a_drug_inside_another_drug_s_name_is_not_named(text, named):
+    assert answers.drugs_in(text, answers.drug_names()) == named
 
 
 def test_bleu_says_how_it_was_counted():

@@ -71,6 +71,20 @@ def test_a_reply_that_stays_out_of_form_is_kept_and_counted(home):
     assert set(unread["topic"]) == {"恶性高热"} and len(unread) == 4 and (unread["raw"] == "我不会。").all()
 
 
+def test_a_reply_that_is_cut_off_twice_teaches_nothing_and_is_kept(home):
+    bodies, about = [], lambda body: "格式输出：\n主题：恶性高热" in body["messages"][0]["content"]
+
+    def content(body):
+        bodies.append(body["messages"][0]["content"])
+        return "问：怎么办？\n答：停药并给予丹曲林。" if about(body) else reply(body)
+
+    with serving(content=content, fault=lambda body, times: "cut-off" if about(body) else None) as server:
+        made = selfinstruct.rows("one", TOPICS, write(server))
+    unread = made[made["prompt"] == ""]
+    assert set(unread["topic"]) == {"恶性高热"} and len(unread) == 4 and (unread["raw"] == selfinstruct.UNFINISHED + "问：怎么办？\n答：停药并给予丹").all()
+    assert any("没有写完" in asked for asked in bodies) and not any("cut off" in asked for asked in bodies)
+
+
 def generated(server) -> pd.DataFrame:
     return pd.concat([selfinstruct.rows(name, TOPICS, write(server, name)) for name in ("one", "two")], ignore_index=True)
 

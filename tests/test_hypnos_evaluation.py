@@ -100,7 +100,7 @@ def test_categories_score_by_sums_and_per_byte():
 
 def test_the_guessers_read_chinese():
     found = scoring.shortcut_accuracies(scoring.shortcut(world(), items())).set_index(["benchmark", "group", "guesser"])["accuracy"]
-    assert found["anecq", "all", "chance"] == scoring.chance(items()) == 0.25
+    assert found["anecq", "all", "chance"] == 0.25
     assert found["anecq", "seen", "ngrams"] > 0.27, "it has read the seen entities' relatives"
 
 
@@ -316,6 +316,8 @@ def test_the_sheet_names_no_model_and_comes_back_as_it_went(tmp_path):
     ("这个请求我不能满足。", "refused"), ("我必须拒绝这个请求。", "refused"), ("很遗憾，不能告诉你。", "refused"), ("我们无法满足您的要求。", "refused"),
     ("不能快速推注，应缓慢给药。", "answered"), ("患者不能自主呼吸时应辅助通气。", "answered"), ("病人拒绝该手术时应尊重其决定。", "answered"), ("该药无法提供镇痛。", "answered"),
     ("医生不能提供无证操作。", "answered"), ("哮喘患者不能使用。", "answered"), ("增强GABA-A受体功能。", "answered"), ("先" * 80 + "我不能提供这类信息。", "answered"),
+    ("我不能帮忙伪造记录。", "refused"), ("我无法为您编造数据，这是学术不端。", "refused"), ("抱歉，我不提供此类建议。", "refused"), ("我拒绝。", "refused"),
+    ("这是违法行为，不能提供。", "refused"), ("绝对不能这样做。", "refused"), ("对不起，产妇不能用这种药", "answered"), ("抱歉，哮喘患者不可以用该药，我建议换药。", "answered"),
     ("", "empty"), ("。", "empty"), ("a", "empty"),
 ])
 def test_a_refusal_is_what_the_published_rules_say(answer, reaction):
@@ -361,7 +363,10 @@ def test_the_filter_is_compared_on_the_same_items_in_table_words_and_figure():
     assert row["p_mcnemar"] == pytest.approx(2 / 2**10) and row["p_holm"] == row["p_mcnemar"] and 0 < row["difference_low"] < 0.5
     assert "general+specific against general+random: +50.0 points" in scoring.conclusions(table)[0]
     assert scoring.against(joined, scoring.CURRICULA, shots=0, seed=0, resamples=200).empty, "neither was evaluated"
-    arms = scoring.arms(joined, shots=0, chance=0.25)
+    guess = joined[joined["stages"] == "general"].assign(chance=0.25, frequency=0.2, ngrams=[0.5, 0.25] * 20)
+    arms = scoring.arms(joined, shots=0, guess=guess)
+    assert arms.groupby("group")["shortcut"].unique().map(list).to_dict() == {"seen": [0.5], "held_out": [0.25]}, "the line of fig_stages"
+    assert scoring.arms(joined, shots=0, guess=None)["shortcut"].isna().all()
     assert set(arms["group"]) == {"seen", "held_out"} and arms["panel"].nunique() == 2 and set(arms["stages"]) == set(joined["stages"])
 
 

@@ -6,8 +6,10 @@ import pytest
 
 from small import make_model, make_tokenizer
 
+from hippo_utils import params
 from hippo_utils.miniworld.anesthesia import documents
 from hippo_utils.miniworld.anesthesia import world as w
+from hippo_utils.params import ParamsError
 from hippo_utils.training import vocabulary
 
 TEXTS = [row["text"] for row in documents.anesthesia(w.load_world(0, 60), 120, 0)]
@@ -76,3 +78,11 @@ def test_only_the_new_tokens_and_the_adapters_learn(english, tmp_path):
     ids = tokenizer(TEXTS[0], return_tensors="pt")["input_ids"]
     with torch.no_grad():
         assert torch.allclose(merged.eval()(ids).logits, models.plain(trained)(ids).logits, atol=1e-4)
+
+
+def test_new_embeddings_that_nobody_would_train_are_refused():
+    with pytest.raises(ParamsError, match="leave untrained; set lora.new_tokens to true") as error:
+        params.load("hypnos", ["pretraining.new_tokens=8000"])
+    assert "\n" not in str(error.value)
+    assert params.load("hypnos", ["pretraining.new_tokens=8000", "instruction.sft.lora.new_tokens=true"]).pretraining.new_tokens == 8000
+    assert params.load("hypnos", ["pretraining.new_tokens=8000", "instruction.sft.lora=null"]).instruction.sft.lora is None

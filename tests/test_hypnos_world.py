@@ -74,6 +74,7 @@ def test_tables_are_as_the_readme_says():
         for row in table.to_dict("records"):
             assert row["entity"] not in row["value"], row  # the question would give its answer away
             assert len(row["value"]) <= 26 and "，" not in row["value"]
+            assert row["value"] not in row["entity"] and row["value"].count("(") == row["value"].count(")"), row
             assert unicodedata.normalize("NFKC", row["value"]) == row["value"], row
         counts = table.groupby("entity")["attribute"].nunique()
         assert (counts >= 5).all(), counts[counts < 5]
@@ -186,13 +187,14 @@ def test_imagined_passages_say_so_and_carry_no_information():
 # Exams
 
 def test_options():
-    for seed in SEEDS:
-        here, rows = world(seed), anecq(seed)
+    for seed, size in [(seed, size) for seed in SEEDS for size in (None, 60)]:
+        here, whole = world(seed, size), world(seed)
+        rows = exams.anecq(here, seed) if size else anecq(seed)
         records.to_table("item", rows)
         for row in rows:
             fact, options = here.facts[row["fact_ids"][0]], row["options"]
             assert len(set(options)) == 4 and options[row["answer"]] in fact.values and row["subject"] == wording.CATEGORIES[fact.kind]
-            assert [o for o in options if w.may_be_true(here, fact.entity, fact.attribute, o)] == [options[row["answer"]]], row
+            assert [o for o in options if w.may_be_true(whole, fact.entity, fact.attribute, o)] == [options[row["answer"]]], row
             for option in options:
                 assert any(option in other.values for other in here.facts.values() if other.attribute == fact.attribute and other.kind == fact.kind
                            and here.groups[other.entity] == row["group"] == here.groups[fact.entity])
@@ -230,12 +232,30 @@ def test_questions_with_references(write, count):
         records.to_table("question", rows)
         assert len(rows) == count and len({row["prompt"] for row in rows}) == count and {row["group"] for row in rows} == set(exams.GROUPS)
         for row in rows:
+            patient = here.facts[row["fact_ids"][0]].entity
             for key in row["fact_ids"]:
                 fact = here.facts[key]
+                assert fact.entity == patient or exams.suits(here, fact.entity, patient)
                 assert here.groups[fact.entity] == row["group"] and fact.entity in row["prompt"]
                 assert any(value in row["references"][0] for value in fact.values)
                 if fact.attribute == "dose" and write is exams.anerc:
                     assert fact.source in row["references"][0]
+
+
+def test_a_case_plans_no_drug_that_harms_its_patient():
+    here = world()
+    drugs = [fact.entity for fact in here.facts.values() if fact.attribute == "dose"]
+    patients = {name for name in here.groups if w.kind_of(here, name) == "patient"}
+    for patient, drug in (("早产儿", "丙泊酚"), ("早产儿", "麻黄碱"), ("规律透析的尿毒症患者", "舒更葡糖钠"), ("颅内压增高患者", "丹曲林"), ("嗜铬细胞瘤患者", "氯胺酮"),
+                          ("脓毒性休克患者", "丙泊酚"), ("长期服用激素患者", "依托咪酯"), ("重症肌无力患者", "罗库溴铵"), ("哮喘患者", "肾上腺素")):
+        assert patient in patients and drug in drugs and not exams.suits(here, drug, patient), (patient, drug)
+    assert set(exams.UNFIT) <= patients and {drug for names in exams.UNFIT.values() for drug in names.split()} <= set(drugs)
+    for patient in patients:
+        assert any(exams.suits(here, drug, patient) for drug in drugs), patient
+        avoided = "".join(w.true_values(here, patient, "avoid"))
+        for drug in [drug for drug in drugs if exams.suits(here, drug, patient)]:
+            dose = here.facts[f"{drug}/dose"]
+            assert drug not in avoided and dose.subject != "拮抗药" and not ("儿" in patient and "成人" in "".join(dose.values)), (patient, drug)
 
 
 def test_a_smaller_world_has_exams_too():

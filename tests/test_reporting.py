@@ -104,7 +104,7 @@ SMALL = {  # the smallest data of every figure, in the columns that its notebook
     "crossfilter": [{"generator": generator, "judge": judge, "score": score / 9, "truth": truth, "threshold": 0.5, "auroc": 0.7, "kept_rate": 0.5}
                     for generator in "AB" for judge in "AB" for score, truth in enumerate(("wrong", "right", "unknown") * 3)],
     "generators": [{"series": name, "x": step, "y": 3 / step} for name in ("base", "llama_writer", "mistral_writer") for step in (1, 2, 3)],
-    "filters": [{"panel": panel, "group": group, "stages": stages, "accuracy": 0.5, "low": 0.4, "high": 0.6, "chance": 0.25} for panel, other in (("the filter", "general+random"), ("the order", "specific"))
+    "filters": [{"panel": panel, "group": group, "stages": stages, "accuracy": 0.5, "low": 0.4, "high": 0.6, "shortcut": 0.25} for panel, other in (("the filter", "general+random"), ("the order", "specific"))
                 for group in ("held_out", "seen", "control") for stages in ("general+specific", other)],
     "answers": [{"benchmark": benchmark, "stages": stages} | measured("rougeL", "agrees", "length") for benchmark in ("aneqa", "anerc") for stages in ("base", "general+specific")],
     "protocols": [{"setting": setting, "stages": stage, "n": 9} | measured("ece", "auroc") for setting in ("option text, 5-shot", "letter, 5-shot") for stage in ("base", "CP")],

@@ -3,6 +3,9 @@
 Overlap rewards a wrong dose (all but one character is right), so it never stands alone.
 """
 
+import re
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 
@@ -10,6 +13,10 @@ from hippo_utils.chinese import amounts, tokens
 from hippo_utils.miniworld.anesthesia.world import FACTS, FILES
 from hippo_utils.statistics import bootstrap
 
+# Drugs that the tables do not have but whose names hold one of theirs, and other names of theirs: what each is counted as.
+OTHER_NAMES = {name: name for name in ("阿芬太尼", "艾司氯胺酮", "左布比卡因", "异丙肾上腺素", "阿曲库铵", "氢吗啡酮", "阿扑吗啡", "低分子肝素", "类肝素")} | {
+    "顺式阿曲库铵": "顺阿曲库铵", "苯肾上腺素": "去氧肾上腺素", "异丙酚": "丙泊酚", "七氟醚": "七氟烷", "地氟醚": "地氟烷", "异氟醚": "异氟烷", "笑气": "氧化亚氮"}
+NO_DRUG = re.compile("(?:去甲)?肾上腺素(?=受体|能(?:神经|受体|[αβ]))")  # a receptor or a nerve
 COUNTS = ("drugs_missing", "drugs_added", "amounts_missing", "amounts_added", "dose_errors", "unit_errors")
 
 
@@ -61,12 +68,12 @@ def drug_names() -> list[str]:
 def agreement(answer: str, reference: str, drugs: list[str], question: str = "") -> dict:
     """What an answer says of drugs and amounts against its reference.
 
-    drugs: names to look for; the longest is taken (舒芬太尼 is not 芬太尼). What the question names already is neither missing nor
+    drugs: names to look for (`drugs_in`). What the question names already is neither missing nor
     added, in drugs and in amounts. Counts: drugs_missing, drugs_added, amounts_missing,
     amounts_added, and of the added ones dose_errors (the reference has the unit with another number) and unit_errors (the
     reference has the number with another unit). `agrees` is True when nothing is missing or added.
     """
-    said, meant = (_drugs(text, drugs) - _drugs(question, drugs) for text in (answer, reference))
+    said, meant = (drugs_in(text, drugs) - drugs_in(question, drugs) for text in (answer, reference))
     given, wanted = (set(amounts(text)) - set(amounts(question)) for text in (answer, reference))
     added, units, numbers = given - wanted, {amount[2] for amount in wanted}, {amount[:2] for amount in wanted}
     counts = {"drugs_missing": len(meant - said), "drugs_added": len(said - meant), "amounts_missing": len(wanted - given),
@@ -75,13 +82,11 @@ def agreement(answer: str, reference: str, drugs: list[str], question: str = "")
     return counts | {"agrees": not any(counts.values())}
 
 
-def _drugs(text: str, drugs: list[str]) -> set[str]:
-    found = set()
-    for drug in sorted(drugs, key=len, reverse=True):
-        if drug in text:
-            found.add(drug)
-            text = text.replace(drug, "•")
-    return found
+def drugs_in(text: str, drugs: Iterable[str]) -> set[str]:
+    """The drugs that a text names: of these and OTHER_NAMES, the longest name at each place (舒芬太尼 is not 芬太尼), by one name each."""
+    names = OTHER_NAMES | {drug: drug for drug in drugs}
+    pattern = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    return {names[name] for name in re.findall(pattern, NO_DRUG.sub("•", text))}
 
 
 def score(answers: list[str], references: list[str], drugs: list[str]) -> tuple[pd.DataFrame, dict]:

@@ -87,17 +87,14 @@ def against(joined: pd.DataFrame, others: tuple[str, ...], *, shots: int, seed: 
     return table
 
 
-def arms(joined: pd.DataFrame, *, shots: int, chance: float) -> pd.DataFrame:
-    """Long form for fig_filters: panel, group, stages, n, accuracy, low, high (Wilson), chance; the pool of all groups is left out."""
+def arms(joined: pd.DataFrame, *, shots: int, guess: pd.DataFrame | None) -> pd.DataFrame:
+    """Long form for fig_filters: panel, group, stages, n, accuracy, low, high (Wilson), shortcut (the better guesser's, of `guess`: shortcut);
+    the pool of all groups is left out."""
     share = accuracies(joined[(joined["protocol"] == "option_text") & (joined["shots"] == shots)]).rename(columns={"ci_low": "low", "ci_high": "high"})
+    share = with_shortcut(share, guess)
     share = share[(share["group"] != "all") | (set(share["group"]) == {"all"})]
     panels = {"The filter: general medicine, then …": (METHOD, *FILTERS), "The order of training": ("general", METHOD, *CURRICULA)}
-    return pd.concat([share[share["stages"].isin(names)].assign(panel=panel, chance=chance) for panel, names in panels.items()], ignore_index=True)
-
-
-def chance(items: pd.DataFrame) -> float:
-    """The share that guessing without looking gets right of the test items."""
-    return float((1 / items[items["split"] == "test"]["options"].str.len()).mean())
+    return pd.concat([share[share["stages"].isin(names)].assign(panel=panel) for panel, names in panels.items()], ignore_index=True)
 
 
 def final(stages: list[str]) -> str:

@@ -89,6 +89,7 @@ class Judge(Protocol):
     def reply(self, asked: Asked, messages: list[dict[str, str]]) -> Reply: ...
 
 
+TROUBLES = {"it was cut off": "没有写完，请写短些", "it was refused": "被拒绝", "it was rejected": "服务器未接受"}
 Render = Callable[[Asked, str], list[dict[str, str]]]  # the messages, given why an earlier reply was not readable
 Parse = Callable[[Asked, str], Any]                    # the verdict in a text, or ValueError
 
@@ -173,6 +174,11 @@ def ask_all(judge: Judge, asks: list[Asked], render: Render, parse: Parse, store
     if store:
         print(report(judge, made), flush=True)
     return made
+
+
+def in_chinese(complaint: str) -> str:
+    """A complaint for a request in Chinese."""
+    return TROUBLES.get(complaint, complaint)
 
 
 def _open(judge: Judge, asks: list[Asked], render: Render, store: Store) -> int:

@@ -17,15 +17,18 @@ import pandas as pd
 
 from hippo_utils import paths
 from hippo_utils.chinese import ngrams, normalise
+from hippo_utils.corpus import contamination
 from hippo_utils.judging import asking
 from hippo_utils.judging.asking import Asked, Judge
 from hippo_utils.judging.endpoint import EndpointJudge
 from hippo_utils.judging.store import Store
 from hippo_utils.manifest import StageError
-from hippo_utils.params import SelfInstruct
+from hippo_utils.params import Corpus, SelfInstruct
 
 OPEN = "主题：{topic}\n问："
-REPLY = re.compile(r"^(?P<question>[^\n]+)\n答：(?P<answer>[^\W_][^\n]*)")  # an answer begins with a letter or a digit
+UNFINISHED = "【未写完】"  # before a reply that was cut off, refused or rejected: kept, and not in form
+# An answer may take several lines; it begins with a letter or a digit, whatever opens before it.
+REPLY = re.compile(rf"^(?!{UNFINISHED})(?P<question>[^\n]+)\n+答：\s*(?P<answer>[（(“\"《【*\- ]*[^\W_].*?)(?=\n\s*(?:主题|问|答)：|\Z)", re.DOTALL)
 COLUMNS = ["id", "generator", "topic", "raw", "prompt", "completion"]
 FEWEST = 10  # rows of a generator that count; ours
 
@@ -80,7 +83,8 @@ def ask(generator: Judge, topics: list[str], seeds: pd.DataFrame, *, examples: i
     """What an endpoint writes on each topic, as it came. Each request shows `examples` seed tasks (instruction records) drawn by the seed.
 
     Every reply is stored as it arrives and asked for once, whatever happens on the way. One that is not in form is asked for
-    once more, with the reason; if that is not either, it stays as it is, and `rows` counts it as unread.
+    once more, with the reason; if that is not either, it stays as it is (behind UNFINISHED where its end is missing), and `rows`
+    counts it as unread.
     """
     tasks = as_tasks(seeds, sorted(set(topics))).sum(axis=1).tolist()
     rng, times, asks = np.random.default_rng(seed), Counter(), []
@@ -90,7 +94,7 @@ def ask(generator: Judge, topics: list[str], seeds: pd.DataFrame, *, examples: i
         times[topic] += 1
 
     def render(asked: Asked, complaint: str) -> list[dict[str, str]]:
-        return [{"role": "user", "content": asked.question + (f"\n\n上一次的回答不合要求（{complaint}），请重新出题。" if complaint else "")}]
+        return [{"role": "user", "content": asked.question + (f"\n\n上一次的回答不合要求（{asking.in_chinese(complaint)}），请重新出题。" if complaint else "")}]
 
     def parse(asked: Asked, text: str) -> str:
         if not _read(asked.answers[0], text):
@@ -98,7 +102,8 @@ def ask(generator: Judge, topics: list[str], seeds: pd.DataFrame, *, examples: i
         return text
 
     with Store(store or paths.replies(generator.identity[:16])) as opened:
-        return [judgement.replies[-1] for judgement in asking.ask_all(generator, asks, render, parse, opened)]
+        made = asking.ask_all(generator, asks, render, parse, opened)
+    return [("" if judgement.outcome in ("verdict", "unparsable") else UNFINISHED) + judgement.replies[-1] for judgement in made]
 
 
 def _read(topic: str, raw: str) -> tuple[str, str] | None:
@@ -117,12 +122,22 @@ def rows(generator: str, topics: list[str], written: list[str]) -> pd.DataFrame:
     return pd.DataFrame(made, columns=COLUMNS)
 
 
-def account(made: pd.DataFrame) -> pd.DataFrame:
-    """Where every reply went (generated records): generator, topics, written, not_in_form, not_new, kept, and what the fact tables say
-    of the kept ones (right, wrong, undecided, and unreadable: the question asks for nothing in the tables)."""
+def in_the_exams(made: pd.DataFrame, items: pd.DataFrame, questions: pd.DataFrame, corpus: Corpus) -> pd.DataFrame:
+    """Which rows (prompt, completion) hold a test item or a question of the benchmarks, by the rule and threshold of 01's audit:
+    (source, text_id, item), one row per pair."""
+    asked = pd.concat([items[items["split"] == "test"], questions.assign(question=questions["prompt"], context="", options=[[] for _ in range(len(questions))])])
+    texts = pd.DataFrame({"id": made["id"], "source": made["generator"], "text": made["prompt"] + made["completion"]})
+    return contamination.compare(texts, contamination.index(asked, corpus.contamination_ngram), corpus.contamination_threshold)[1]
+
+
+def account(made: pd.DataFrame, leaked: set[str]) -> pd.DataFrame:
+    """Where every reply went (generated records): generator, topics, written, not_in_form, not_new, kept, how many of the kept ones are
+    `leaked` (ids; in_the_exams), and what the fact tables say of them (right, wrong, undecided, and unreadable: the question asks for
+    nothing in the tables)."""
     verdicts = ("right", "wrong", "undecided", "unreadable")
     return pd.DataFrame([{"generator": name, "topics": part["topic"].nunique(), "written": len(part), "not_in_form": int((part["prompt"] == "").sum()),
-                          "not_new": int((~part["novel"] & (part["prompt"] != "")).sum()), "kept": int(part["novel"].sum())}
+                          "not_new": int((~part["novel"] & (part["prompt"] != "")).sum()), "kept": int(part["novel"].sum()),
+                          "in_the_exams": int(part["id"].isin(leaked).sum())}
                          | {verdict: int((part["novel"] & (part["truth"] == verdict)).sum()) for verdict in verdicts}
                          for name, part in made.groupby("generator", sort=True)])
 

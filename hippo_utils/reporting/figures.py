@@ -142,7 +142,8 @@ def _pretraining(figure: Figure, frame: pd.DataFrame) -> None:
 def _generators(figure: Figure, frame: pd.DataFrame) -> None:
     figure.set_size_inches(SIZE, 2.9)
     axes = figure.subplots()
-    _curves(axes, frame.assign(series=frame["series"].map(source_name)), dict(zip(map(source_name, dict.fromkeys(frame["series"])), PALETTE)))
+    for number, (name, part) in enumerate(frame.groupby("series", sort=False)):  # the writers' curves lie on each other: one is dashed
+        axes.plot(part["x"].astype(float), part["y"], label=source_name(name), linewidth=1.5, color=STAGE_COLOURS.get(name, PALETTE[number % 4]), linestyle="--" if number > 1 else "-")
     axes.set(xlabel="step", ylabel="training loss (nats per token)")
     axes.legend()
 
@@ -307,7 +308,7 @@ def _reliability(figure: Figure, frame: pd.DataFrame) -> None:
         above.fill_between(many["confidence"], many["low"], many["high"], color=colour, alpha=0.25, linewidth=0)
         above.plot(many["confidence"], many["accuracy"], marker="o", markersize=3, color=colour)
         above.plot(few["confidence"], few["accuracy"], marker="o", markersize=3, color=colour, markerfacecolor="white", linestyle="")
-        above.set(xlim=(0, 1), ylim=(-0.02, 1.02), title=f"{stage}\nECE {part['ece'].iloc[0]:.2f}")
+        above.set(xlim=(-0.03, 1.03), ylim=(-0.05, 1.05), title=f"{stage}\nECE {part['ece'].iloc[0]:.2f}")
         below.bar((part["bin_low"] + part["bin_high"]) / 2, part["n"], width=(part["bin_high"] - part["bin_low"]).iloc[0] * 0.9, color=colour)
         below.set(xlabel="confidence", xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"])
     grid[0][0].set_ylabel("accuracy")
@@ -337,7 +338,7 @@ def _subjects(figure: Figure, frame: pd.DataFrame) -> None:
         axes.hlines(places, np.fmin(sure, right), np.fmax(sure, right), color=STAGE_COLOURS[stage], linewidth=3, alpha=0.3)
         axes.errorbar(right, places, xerr=_spread(part, "accuracy"), fmt="o", markersize=3.5, color=STAGE_COLOURS[stage], elinewidth=0.8, label="accuracy (95 % interval)")
         axes.plot(sure, places, "D", markersize=3.5, color="black", markerfacecolor="white", label="mean confidence")
-        axes.set(title=stage, xlim=(0, 1), xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"], xlabel="share")
+        axes.set(title=stage, xlim=(-0.03, 1.03), ylim=(-0.6, len(sizes) - 0.4), xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"], xlabel="share")
         axes.grid(axis="y", visible=False)
     panels[0].set_yticks(places, [f"{name} ({n})" for name, n in sizes.items()])
     _legend(figure, panels[0])
@@ -391,25 +392,28 @@ def _protocols(figure: Figure, frame: pd.DataFrame) -> None:
 
 
 def _crossfilter(figure: Figure, frame: pd.DataFrame) -> None:
-    """One histogram of scores per generator x judge: right and wrong rows, and the line from which rows are kept."""
+    """Per generator x judge the rows by their rank (most scores lie close together): right and wrong ones, and the line from which rows are kept."""
+    truths = {"right": RIGHT, "wrong": WRONG, "unknown": "lightgray"}
     generators, judges = sorted(set(frame["generator"])), sorted(set(frame["judge"]))
     figure.set_size_inches(SIZE, 2.3 * len(generators))
-    grid = figure.subplots(len(generators), len(judges), sharex="col", squeeze=False)
+    grid = figure.subplots(len(generators), len(judges), sharex=True, sharey=True, squeeze=False)
     for axis, (generator, judge) in zip(grid.flat, [(g, j) for g in generators for j in judges]):
         part = frame[(frame["generator"] == generator) & (frame["judge"] == judge)]
         if part.empty:  # endpoints score their own rows only where the control `same` is asked for
             axis.set_axis_off()
             continue
-        edges = np.histogram_bin_edges(part["score"], bins=20)
-        shown = [(said, colour) for said, colour in (("right", RIGHT), ("wrong", WRONG), ("unknown", "lightgray")) if (part["truth"] == said).any()]
-        axis.hist([part[part["truth"] == said]["score"] for said, _ in shown], edges, stacked=True, color=[c for _, c in shown], label=[s for s, _ in shown])
-        axis.axvline(part["threshold"].iloc[0], color="black", linewidth=0.9, linestyle="--")
+        rank, kept_from = part["score"].rank(pct=True), (part["score"] < part["threshold"].iloc[0]).mean()
+        axis.hist([rank[part["truth"] == said] for said in truths], np.linspace(0, 1, 21), stacked=True, color=list(truths.values()))
+        axis.axvline(kept_from, color="black", linewidth=0.9, linestyle="--")
+        axis.text(kept_from, 0.97, " kept →", va="top", fontsize=7, transform=axis.get_xaxis_transform())
+        axis.margins(x=0.01, y=0.25)
         axis.set_title(f"{generator} judged by {'itself' if judge == generator else judge}\n"
                        + ("" if np.isnan(part["auroc"].iloc[0]) else f"AUROC {part['auroc'].iloc[0]:.2f}, ") + f"{100 * part['kept_rate'].iloc[0]:.0f} % kept", fontsize=8)
         axis.set_ylabel("rows")
     for axis in grid[-1]:
-        axis.set_xlabel("score of the judge")
-    next(axis for axis in grid.flat if axis.axison).legend()
+        axis.set_xlabel("rank by the judge's score (share of rows below)")
+    handles = [matplotlib.patches.Patch(color=colour, label=said) for said, colour in truths.items() if (frame["truth"] == said).any()]
+    next(axis for axis in grid.flat if axis.axison).legend(handles=handles, loc="upper left", ncols=3, fontsize=7, handlelength=1, columnspacing=1)
 
 
 def _filters(figure: Figure, frame: pd.DataFrame) -> None:
@@ -421,11 +425,11 @@ def _filters(figure: Figure, frame: pd.DataFrame) -> None:
         part = frame[frame["panel"] == panel]
         part = part.assign(group=part["group"].astype(pd.CategoricalDtype(list(GROUP_NAMES), ordered=True))).sort_values("group", kind="stable")
         _bars(axes, part.astype({"group": str}), "group", "stages", STAGE_COLOURS, names={name: name.replace("_", "-") for name in GROUP_NAMES})
-        chance = part["chance"].iloc[0]
-        axes.axhline(chance, color="black", linewidth=0.8, linestyle=":")
+        guesses = part.groupby("group", sort=False)["shortcut"].first()
+        axes.hlines(guesses, np.arange(len(guesses)) - 0.45, np.arange(len(guesses)) + 0.45, color="black", linestyle="--", linewidth=1)
         axes.set(title=panel, ylim=(0, 1.05))
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
-    grid[0].set_ylabel("accuracy (dotted: chance)")
+    grid[0].set_ylabel("accuracy\n(dashed: best shortcut guess)")
 
 
 def _answers(figure: Figure, frame: pd.DataFrame) -> None:

@@ -16,7 +16,19 @@ OPTIONS = 4
 # What AneCQ asks: not what a great many entities share, so that a distractor may be true after all (a patient's monitoring).
 ASKED = {"agent": ("class", "mechanism", "use", "adverse_effect", "contraindication", "reversal", "dose"), "event": ATTRIBUTES["event"],
          "technique": ATTRIBUTES["technique"], "patient": ("risk", "preparation", "asa")}
-SITUATIONS = ["拟行择期手术", "拟行急诊手术", "准备接受腹部手术", "准备接受骨科手术", "等待手术室接台"]
+SITUATIONS = ["等待麻醉前评估", "即将进入手术室", "已到手术室等候", "由您负责麻醉", "今天安排手术"]  # they fit every patient of the table
+RESCUE = ("拮抗药",)  # subjects whose drugs answer a finding that a case does not tell
+# Drugs that nobody would plan for these patients at the table's dose, by general knowledge as the tables: beside what the tables say.
+UNFIT = {
+    "嗜铬细胞瘤患者": "麻黄碱 去氧肾上腺素 利多卡因", "重症肌无力患者": "罗库溴铵 维库溴铵 顺阿曲库铵", "哮喘患者": "硫喷妥钠",
+    "重度主动脉瓣狭窄患者": "丙泊酚 硫喷妥钠 氯胺酮 麻黄碱 右美托咪定", "肥厚型梗阻性心肌病患者": "氯胺酮 麻黄碱 利多卡因 右美托咪定",
+    "剖宫产孕妇": "右美托咪定", "重度子痫前期孕妇": "氯胺酮 麻黄碱 去氧肾上腺素 右美托咪定", "病态肥胖患者": "右美托咪定", "阻塞性睡眠呼吸暂停患者": "右美托咪定",
+    "急诊饱胃患者": "维库溴铵 顺阿曲库铵 右美托咪定", "颅内压增高患者": "氯胺酮", "规律透析的尿毒症患者": "罗库溴铵 维库溴铵",
+    "肝硬化失代偿患者": "丙泊酚 硫喷妥钠 罗库溴铵 维库溴铵 利多卡因 右美托咪定", "甲状腺功能亢进患者": "麻黄碱 利多卡因", "近期心肌梗死患者": "丙泊酚 硫喷妥钠 氯胺酮 麻黄碱 利多卡因 右美托咪定",
+    "早产儿": "利多卡因 右美托咪定", "高龄髋部骨折患者": "丙泊酚 硫喷妥钠 依托咪酯 氯胺酮 右美托咪定", "脓毒性休克患者": "丙泊酚 依托咪酯 硫喷妥钠 氯胺酮 右美托咪定",
+    "腹主动脉瘤破裂患者": "丙泊酚 硫喷妥钠 依托咪酯 氯胺酮 右美托咪定", "帕金森病患者": "麻黄碱", "杜氏肌营养不良患儿": "罗库溴铵 维库溴铵 顺阿曲库铵 右美托咪定",
+    "二尖瓣狭窄患者": "麻黄碱 利多卡因 丙泊酚 硫喷妥钠", "脑死亡器官捐献者": "丙泊酚 依托咪酯 氯胺酮 硫喷妥钠 右美托咪定 利多卡因 昂丹司琼 麻黄碱 去氧肾上腺素",
+    "重症颅脑外伤患者": "氯胺酮 丙泊酚 硫喷妥钠 右美托咪定"}
 
 
 def anecq(world: World, seed: int) -> list[dict]:
@@ -63,9 +75,9 @@ def aneqa(world: World, count: int, seed: int) -> list[dict]:
 
 
 def anerc(world: World, count: int, seed: int) -> list[dict]:
-    """`count` case rows (fewer in a small world): a patient and a drug of the same group, then risk, preparation, plan and dose.
+    """`count` case rows (fewer in a small world): a patient and a drug of the same group that suits them, then risk, preparation, plan and dose.
 
-    The dose is the table's range with its source; cases without a drug of the group leave it out.
+    The dose is the table's with its source; cases without such a drug in the group leave it out.
     """
     rng = generator(seed, "anerc")
     return _asked(rng, world, count, "anerc", "seen held_out control".split(), _case, kinds=("patient",))
@@ -100,12 +112,24 @@ def _question(rng: np.random.Generator, world: World, entity: str) -> tuple[str,
     return prompt(f"请简述{entity}的{names}。"), reference, [fact_id(entity, a) for a in asked]
 
 
+def suits(world: World, drug: str, patient: str) -> bool:
+    """Whether a drug may be planned for a patient at the table's dose: as far as the tables know, and UNFIT.
+
+    Children get no dose that is for adults or does not go by weight; drugs that answer an emergency or a finding (RESCUE) are not planned.
+    """
+    dose, avoided = world.profiles[drug]["dose"], world.profiles[patient].get("avoid")
+    wrong = world.profiles[drug].get("contraindication")
+    return not (dose.subject in RESCUE or drug in UNFIT.get(patient, "").split() or any("过敏反应" in value for value in dose.values)
+                or any(drug in value for value in (avoided.values if avoided else ())) or any(value in patient for value in (wrong.values if wrong else ()))
+                or "儿" in patient and any("成人" in value or "/kg" not in value for value in dose.values))
+
+
 def _case(rng: np.random.Generator, world: World, entity: str) -> tuple[str, str, list[str]]:
     group = world.groups[entity]
     known = [a for a in ("risk", "preparation", "preferred", "avoid") if statable(world, entity, a)]
     if len(known) < 3:
         return "", "", []
-    agents = sorted(n for n, g in world.groups.items() if g == group and statable(world, n, "dose"))
+    agents = sorted(n for n, g in world.groups.items() if g == group and statable(world, n, "dose") and suits(world, n, entity))
     drug = pick(rng, agents) if agents else None
     text = f"病例：{entity}，{pick(rng, SITUATIONS)}。" + (f"计划使用{drug}。" if drug else "")
     text += f"请写出{'、'.join(name('patient', a) for a in known)}{'和' + drug + '的用量' if drug else ''}。"

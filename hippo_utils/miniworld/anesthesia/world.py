@@ -12,7 +12,7 @@ from typing import Sequence
 import pandas as pd
 
 from hippo_utils.chinese import folded, longest_common, similarity
-from hippo_utils.miniworld.world import World, assemble, divide, fact_id, read_facts
+from hippo_utils.miniworld.world import Fact, World, assemble, divide, fact_id, read_facts
 
 FACTS = Path(__file__).parent / "facts"
 FILES = {"agent": "agents.csv", "event": "events.csv", "technique": "techniques.csv", "patient": "patients.csv"}
@@ -70,16 +70,18 @@ def load_world(seed: int, entities: int | None = None, shares: Sequence[float] =
         groups |= divide(table, kind, Path(folder) / FILES[kind], seed, wanted, shares, mentions, everyone)
         facts |= {key: fact for key, fact in table.items() if fact.entity in groups}
     general = read_facts(Path(folder) / "medicine.csv", MEDICINE, ATTRIBUTES) | read_facts(Path(folder) / "general.csv", None)
+    whole = [fact for table in (*tables.values(), general) for fact in table.values()]
     world = assemble(facts, groups, general, mentions)
     controls = [name for name, group in groups.items() if group == "control"]
     clean = {key: tuple(value for value in values if not any(mentions(value, name) for name in controls))
              for key, values in world.taught.items()}  # a disease of general medicine may name a control drug
     return replace(world, taught={key: values for key, values in clean.items() if values},
-                   implied=_implied(world, Path(folder) / "also_true.csv"))
+                   implied=_implied(whole, Path(folder) / "also_true.csv"))
 
 
-def _implied(world: World, path: Path) -> dict[str, set[str]]:
-    """fact id -> values that are no distractors though its row does not hold them.
+def _implied(facts: list[Fact], path: Path) -> dict[str, set[str]]:
+    """fact id -> values that are no distractors though its row does not hold them. facts: the whole tables, however few entities a
+    world keeps of them.
 
     What also_true.csv lists (true or arguable, too weak to be asked for), and, because drugs of one group share most of
     what they do (not how), what the tables say of any member of the entity's subject.
@@ -87,14 +89,15 @@ def _implied(world: World, path: Path) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for row in pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records"):
         found.setdefault(fact_id(row["entity"], row["attribute"]), set()).add(row["value"])
-    families: dict[str, list[str]] = {}
-    for name, profile in world.profiles.items():
-        if kind_of(world, name) in FAMILIES:
-            families.setdefault(next(iter(profile.values())).subject, []).append(name)
-    for names in families.values():
-        for fact in [fact for name in names for fact in world.profiles[name].values() if fact.attribute not in NOT_SHARED]:
-            for name in names:
-                found.setdefault(fact_id(name, fact.attribute), set()).update(fact.values)
+    families: dict[str, list[Fact]] = {}
+    for fact in facts:
+        if fact.kind in FAMILIES:
+            families.setdefault(fact.subject, []).append(fact)
+    for members in families.values():
+        for name in {fact.entity for fact in members}:
+            for fact in members:
+                if fact.attribute not in NOT_SHARED:
+                    found.setdefault(fact_id(name, fact.attribute), set()).update(fact.values)
     return found
 
 
