@@ -355,12 +355,12 @@ class Stage:
         return self.figures / name
 
     def leave_out(self, words: str) -> None:
-        """Finish the stage here: the rest of the notebook is no part of this run, and every further cell says so instead of running."""
+        """Finish the stage here: the rest of the notebook is no part of this run, and no further cell of this kernel does anything."""
         from IPython import get_ipython
         self.finish()
-        print(words)
+        print(f"{words}: the cells below are left out (to run them, restart the kernel with a run of the other paper)")
         if shell := get_ipython():
-            shell.input_transformers_post.append(lambda lines: [f"print({words!r})\n"])
+            shell.input_transformers_post.append(lambda lines: ["pass\n"])
 
     def finish(self) -> Path:
         """Hash what the stage made and write its manifest: from here on it is done."""
