@@ -472,7 +472,7 @@ def test_what_is_only_looked_at_goes_through_in_batches_that_fit(tokenizer, monk
     """Logits in float32 take most of the memory: of long texts, or with a large vocabulary, fewer go through at once."""
     model, seen = make_model(tokenizer), []
     whole = pretraining.perplexity(model, tokenizer, TEXTS, 16), preference.log_likelihoods(model, tokenizer, TEXTS, TEXTS)
-    monkeypatch.setattr(models, "LOGITS", 3 * 16 * model.config.vocab_size)
+    monkeypatch.setattr(trainer, "LOGITS", 3 * 16 * model.config.vocab_size)
     model.register_forward_pre_hook(lambda module, given, named: seen.append(((given or [named["input_ids"]])[0].shape, named["use_cache"])), with_kwargs=True)
     assert pretraining.perplexity(model, tokenizer, TEXTS, 16) == pytest.approx(whole[0], rel=1e-5)
     assert seen[0] == ((3, 16), False)

@@ -26,7 +26,6 @@ LINEAGE: dict[str, tuple[tuple[str, str], ...]] = {
 }
 BASE_FILE = "base.json"        # names a base that was loaded and not copied
 MARK_FILE = "trained_on.json"  # beside an adapter: the base that it belongs to
-LOGITS = 2**28                 # most logits of one batch that is only looked at (ours): 1 GiB in float32
 
 
 def quiet() -> None:
@@ -126,11 +125,6 @@ def release() -> None:
     if torch.cuda.is_available():
         gc.collect()
         torch.cuda.empty_cache()
-
-
-def rows_at_once(model, width: int, most: int) -> int:
-    """How many rows of `width` tokens go through a model in one batch: `most`, or fewer where their logits would be more than LOGITS."""
-    return max(1, min(most, LOGITS // (width * model.config.vocab_size)))
 
 
 def load(stage: Stage, stages: str, precision: str = "float32", training: Training | None = None):

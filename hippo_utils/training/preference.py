@@ -11,7 +11,7 @@ import pandas as pd
 from hippo_utils.manifest import StageError
 from hippo_utils.params import Dpo
 from hippo_utils.training import launching, models
-from hippo_utils.training.trainer import arguments, check, one_device, prepare, run
+from hippo_utils.training.trainer import arguments, check, one_device, prepare, rows_at_once, run
 
 
 def train(model, tokenizer, pairs: pd.DataFrame, training: Dpo, *, folder, seed: int):
@@ -80,7 +80,7 @@ def log_likelihoods(model, tokenizer, prompts: list[str], answers: list[str], en
     starts = [len(ids) for ids in tokenizer(prompts)["input_ids"]]
     ids = tokenizer([p + a + end for p, a in zip(prompts, answers)])["input_ids"]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    batch = models.rows_at_once(model, max(map(len, ids), default=1), batch)
+    batch = rows_at_once(model, max(map(len, ids), default=1), batch)
     sums, counts = np.zeros(len(ids)), np.zeros(len(ids), dtype=int)
     for at in range(0, len(order), batch):
         part = order[at:at + batch]

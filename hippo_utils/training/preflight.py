@@ -24,7 +24,7 @@ from typing import Any
 
 from hippo_utils import manifest, paths
 from hippo_utils.params import Architecture, Endpoint, Params, ParamsError, Training, load_runs
-from hippo_utils.training import models, trainer
+from hippo_utils.training import trainer
 
 GIB = 2**30
 
@@ -532,10 +532,10 @@ def endpoints(settings: Params) -> list[tuple[str, Endpoint]]:
 
 
 def looking_memory(shape: Shape, training: Training, device: Device) -> int:
-    """Bytes that the notebook takes before and after a training, roughly: the weights, and a batch of models.rows_at_once with its logits."""
+    """Bytes that the notebook takes before and after a training, roughly: the weights, and a batch of trainer.rows_at_once with its logits."""
     kind = precision(training, device)
     number, length = 4 if kind == "float32" else 2, min(training.max_length, shape.context)
-    tokens = min(32 * length, max(length, models.LOGITS // shape.vocabulary))
+    tokens = min(32 * length, max(length, trainer.LOGITS // shape.vocabulary))
     held = stored_bytes(training, kind) * shape.parameters() + 4 * (trainable(shape, training) if training.lora else 0)
     batch = tokens * (shape.vocabulary * (8 if number == 4 else 10) + number * (3 * shape.feed_forward + 8 * shape.width))  # logits also as float32 and as logarithms
     return round(held + batch + RESERVE["gpu" if device.gpus else "cpu"] * GIB)

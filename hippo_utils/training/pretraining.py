@@ -7,7 +7,7 @@ import pandas as pd
 
 from hippo_utils.params import Training
 from hippo_utils.training import launching, models
-from hippo_utils.training.trainer import arguments, check, one_device, pack, packed_batch, prepare, run, text_lengths
+from hippo_utils.training.trainer import arguments, check, one_device, pack, packed_batch, prepare, rows_at_once, run, text_lengths
 
 
 def train(model, tokenizer, texts: list[str], training: Training, *, folder, seed: int):
@@ -47,7 +47,7 @@ def perplexity(model, tokenizer, texts: list[str], length: int, batch: int = 32)
     rows = torch.from_numpy(pack(texts, tokenizer, min(length, _fitting(texts, tokenizer, length))))
     total, tokens = 0.0, 0
     with torch.no_grad():
-        for part in rows.split(models.rows_at_once(model, rows.shape[1], batch)):
+        for part in rows.split(rows_at_once(model, rows.shape[1], batch)):
             part = part.to(model.device)
             total -= model(part, use_cache=False).logits[:, :-1].float().log_softmax(-1).gather(-1, part[:, 1:, None]).sum().item()
             tokens += part[:, 1:].numel()

@@ -14,6 +14,7 @@ from hippo_utils.training import checkpoints
 
 LOG_POINTS = 25  # points of a loss curve
 LOG_STEPS = 30   # and no more steps than this between two of them: checkpoints are written at logged steps
+LOGITS = 2**28   # most logits of a batch that is only looked at (ours): 1 GiB in float32
 
 
 def precision(asked: str) -> tuple[str, str]:
@@ -166,6 +167,11 @@ def pack(texts: Iterable[str], tokenizer, length: int) -> np.ndarray:
     if not rows:
         raise StageError(f"the texts hold {len(flat)} tokens, which does not fill one sequence of {length}; lower max_length or add texts")
     return flat[:rows * length].reshape(rows, length)
+
+
+def rows_at_once(model, width: int, most: int) -> int:
+    """How many rows of `width` tokens go through a model in one batch that is only looked at: `most`, or fewer where there would be more than LOGITS."""
+    return max(1, min(most, LOGITS // (width * model.config.vocab_size)))
 
 
 def text_lengths(row: np.ndarray, end: int) -> list[int]:
