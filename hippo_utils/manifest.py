@@ -354,6 +354,19 @@ class Stage:
         self.figures.mkdir(parents=True, exist_ok=True)
         return self.figures / name
 
+    def skip(self, words: str) -> None:
+        """A part that only the other paper has: no cell does anything until one that begins with stage.go_on()."""
+        from IPython import get_ipython
+        print(f"{words}: the cells of this part are left out")
+        if shell := get_ipython():
+            shell.input_transformers_post.append(_left_out)
+
+    def go_on(self) -> None:
+        """The end of a part that may have been skipped."""
+        from IPython import get_ipython
+        if (shell := get_ipython()) and _left_out in shell.input_transformers_post:
+            shell.input_transformers_post.remove(_left_out)
+
     def leave_out(self, words: str) -> None:
         """Finish the stage here: the rest of the notebook is no part of this run, and no further cell of this kernel does anything."""
         from IPython import get_ipython
@@ -508,6 +521,11 @@ def adopt(settings: Params, stage: str, from_run: str) -> None:
         copy.unlink(missing_ok=True)
         shutil.copy2(original, copy)
     write_json(made | {"run": settings.run, "shared_from": from_run, "params_hash": settings.hash()}, paths.manifest(settings.run, stage))
+
+
+def _left_out(lines: list[str]) -> list[str]:
+    """What a cell of a skipped part becomes."""
+    return lines if lines and lines[0].startswith("stage.go_on()") else ["pass\n"]
 
 
 # --- studies ---------------------------------------------------------------------------------------------------------

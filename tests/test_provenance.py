@@ -162,3 +162,11 @@ def test_the_order_of_a_params_file_is_no_reason():
     other = params.resolve(turned(LLAMA.model_dump()))
     assert list(other.corpus.documents) == list(reversed(LLAMA.corpus.documents)) and other.hash() == LLAMA.hash()
     assert [manifest.plan(other, stage) for stage in manifest.STAGES] == [manifest.plan(LLAMA, stage) for stage in manifest.STAGES]
+
+
+@pytest.mark.parametrize("run", comparison.references())
+def test_the_committed_results_are_of_the_committed_parameters(run):
+    """When it fails: run it again, then `python -m hippo_utils.reporting keep`."""
+    settings = json.loads(json.dumps(load(run).model_dump()))
+    for stage, made in manifest.behind(paths.REFERENCE / run).items():
+        assert made["parameters"] == {section: settings[section] for section in made["parameters"]}, stage
