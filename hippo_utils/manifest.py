@@ -42,7 +42,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "03_instruction": ("01_corpus", "02_pretraining"),
     "04_preference": ("01_corpus", "02_pretraining", "03_instruction"),
     "05_evaluation": ("01_corpus", "02_pretraining", "03_instruction", "04_preference"),
-    "06_ablations": ("01_corpus", "05_evaluation"),
+    "06_ablations": ("01_corpus", "03_instruction", "05_evaluation"),  # Hypnos: what 03 found of its filter stands among the claims
     "07_calibration": ("01_corpus", "05_evaluation"),
 }
 STAGES = tuple(NEEDS)
@@ -625,7 +625,7 @@ def described(manifests: dict[str, dict], stage: str) -> dict[str, str]:
         hub = f"data sets from {paths.shown(paths.mirror(section.get('data_root')))}, their state {made.get('key', {}).get('data', '')[:10] or 'not kept'}"
         shown["read"] = "data whose source was not kept" if not section else mini if facts else hub
     else:
-        links = {needed: made["inputs"][needed]["outputs_hash"][:10] if "inputs" in made else "hash not kept" for needed in NEEDS[stage]}
+        links = {needed: made["inputs"][needed]["outputs_hash"][:10] if needed in made.get("inputs", {}) else "hash not kept" for needed in NEEDS[stage]}
         shown["read"] = ", ".join(f"{needed} ({link}{', MADE AGAIN SINCE' if needed in torn else ''})" for needed, link in links.items())
     return shown
 
