@@ -236,13 +236,13 @@ def claims(arms: pd.DataFrame, selection: pd.DataFrame, truth: dict[str, bool | 
     if not known:
         return pd.DataFrame(columns=["claim", "n", "value", "low", "high", "holds"])
     cross = arms.set_index("arm").loc["cross"]
-    made = [(f"cross-filtering: right rows at least {100 * BAR:.0f} points more often than in all rows, interval above 0", cross["n"], cross["gain"], cross["gain_low"],
+    made = [(f"cross-filtering: right rows at least {100 * BAR:.0f} points more often than in all rows, interval above 0", int(cross["n"]), cross["gain"], cross["gain_low"],
              cross["gain_high"], cross["gain"] >= BAR and cross["gain_low"] > 0)]
     kept = {arm: set(part["id"]) for arm, part in selection.groupby("arm")}
     for other, name in (("random", "in a random selection"), ("same", "in what their own generator ranks highest")):
         data = np.array([(truth[identity], identity in kept["cross"], identity in kept[other]) for identity in known], dtype=float)
         value, low, high = _interval(data, _ahead, seed, resamples)
-        made.append((f"cross-filtering: right rows more often than {name}, interval above 0", cross["n"], value, low, high, low > 0))
+        made.append((f"cross-filtering: right rows more often than {name}, interval above 0", int(cross["n"]), value, low, high, low > 0))
     return pd.DataFrame(made, columns=["claim", "n", "value", "low", "high", "holds"])
 
 

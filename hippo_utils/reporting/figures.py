@@ -403,7 +403,7 @@ def _crossfilter(figure: Figure, frame: pd.DataFrame) -> None:
             axis.set_axis_off()
             continue
         rank, kept_from = part["score"].rank(pct=True), (part["score"] < part["threshold"].iloc[0]).mean()
-        axis.hist([rank[part["truth"] == said] for said in truths], np.linspace(0, 1, 21), stacked=True, color=list(truths.values()))
+        axis.hist([rank[part["truth"] == said] for said in truths], np.linspace(0, 1, 21), stacked=True, color=list(truths.values()), label=list(truths))
         axis.axvline(kept_from, color="black", linewidth=0.9, linestyle="--")
         axis.text(kept_from, 0.97, " kept →", va="top", fontsize=7, transform=axis.get_xaxis_transform())
         axis.margins(x=0.01, y=0.25)
@@ -412,8 +412,7 @@ def _crossfilter(figure: Figure, frame: pd.DataFrame) -> None:
         axis.set_ylabel("rows")
     for axis in grid[-1]:
         axis.set_xlabel("rank by the judge's score (share of rows below)")
-    handles = [matplotlib.patches.Patch(color=colour, label=said) for said, colour in truths.items() if (frame["truth"] == said).any()]
-    next(axis for axis in grid.flat if axis.axison).legend(handles=handles, loc="upper left", ncols=3, fontsize=7, handlelength=1, columnspacing=1)
+    _legend(figure, next(axis for axis in grid.flat if axis.axison))
 
 
 def _filters(figure: Figure, frame: pd.DataFrame) -> None:
