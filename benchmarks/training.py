@@ -6,7 +6,7 @@ cp      continued pre-training through `pretraining.train` (tokenising, packing,
         bare PyTorch loop that does the same arithmetic on the same rows: same model, batch, optimiser, clipping and schedule. At least 0.9 is wanted.
 sft     trainable tokens per second of SFT, examples packed (attention inside each) against padded (rows of similar length together), same examples.
 
-Both ways in turn on one machine in one run, after a warm-up; ratios are of medians.
+Both ways in turn on one machine in one run, after a warm-up; ratios are of medians. Each is printed as it is found, the table at the end.
 """
 
 import argparse
@@ -90,6 +90,7 @@ def cp(tokenizer, folder: Path, steps: int, repeats: int) -> pd.DataFrame:
                              "bare": (lambda: models.build(shape, len(tokenizer), 0, 0), lambda model: bare(model, tokenizer, texts, training))}, repeats)
             rows.append({"model": size, "trained": "LoRA" if lora else "all weights", "project tokens/s": tokens / seconds["project"],
                          "bare tokens/s": tokens / seconds["bare"], "ratio": seconds["bare"] / seconds["project"]})
+            print(f"  {rows[-1]['model']}, {rows[-1]['trained']}: {rows[-1]['ratio']:.3f}", flush=True)  # the whole takes twenty minutes
     return pd.DataFrame(rows)
 
 
@@ -109,6 +110,7 @@ def sft(tokenizer, folder: Path, examples: int, repeats: int) -> pd.DataFrame:
         seconds = timed(ways, repeats)
         rows.append({"examples": spread, "examples per packed row": per_row, "padded trainable tokens/s": trainable / seconds["padded"],
                      "packed trainable tokens/s": trainable / seconds["documents"], "gain": seconds["padded"] / seconds["documents"]})
+        print(f"  {spread}: {rows[-1]['gain']:.3f}", flush=True)
     return pd.DataFrame(rows)
 
 
