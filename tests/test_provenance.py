@@ -167,6 +167,6 @@ def test_the_order_of_a_params_file_is_no_reason():
 @pytest.mark.parametrize("run", comparison.references())
 def test_the_committed_results_are_of_the_committed_parameters(run):
     """When it fails: run it again, then `python -m hippo_utils.reporting keep`."""
-    settings = json.loads(json.dumps(load(run).model_dump()))
+    settings = json.loads(json.dumps(params.load(run).model_dump()))
     for stage, made in manifest.behind(paths.REFERENCE / run).items():
         assert made["parameters"] == {section: settings[section] for section in made["parameters"]}, stage
