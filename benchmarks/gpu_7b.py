@@ -5,8 +5,8 @@
     python benchmarks/gpu_7b.py --base tiny              a few thousand weights: the same path on a CPU (what the tests run)
 
 Needs no download: weights are random, texts are invented words of the full length. A step's time is (time of --steps steps - time of one)
-/ their difference, so that neither loading nor the first step's warm-up counts. Peak memory is the allocator's on a GPU, and the growth of the
-resident memory on a CPU. MFU is the arithmetic the method needs (activations computed twice count once) over the data sheet's rate.
+/ their difference, so that neither loading nor the first step's warm-up counts. Peak memory is the allocator's on a GPU, and on a
+CPU what is resident after the training, libraries included, as the preflight counts it. MFU is the arithmetic the method needs (activations computed twice count once) over the data sheet's rate.
 Prints a Markdown table.
 """
 
@@ -83,7 +83,6 @@ def measure(name: str, training: params.Training, shape: preflight.Shape, device
     kind = trainer.precision(training.precision)[0]
     rows = training.batch * training.accumulation
     models.quiet()
-    before = resident()
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = make_tokenizer(Path(folder) / "tokenizer")
         model = make_model(shape, kind if training.lora else "float32", training.lora.bits if training.lora else None, tokenizer)
@@ -95,7 +94,7 @@ def measure(name: str, training: params.Training, shape: preflight.Shape, device
             started = time.perf_counter()
             made, curve, *_ = fit(model, tokenizer, texts, training, Path(folder) / f"{number}", 0)
             seconds[number], done[number] = time.perf_counter() - started, made.state.global_step
-            peak = max(peak, torch.cuda.max_memory_allocated() if device.gpus else resident() - before)
+            peak = max(peak, torch.cuda.max_memory_allocated() if device.gpus else resident())
             model = models.plain(made.model.unload() if training.lora else made.model)
             del made
             gc.collect()

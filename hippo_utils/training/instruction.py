@@ -103,6 +103,11 @@ def fit(model, tokenizer, instructions: pd.DataFrame, training: Training, folder
                 return super()._get_train_sampler(dataset)
             return LengthGroupedSampler(training.batch * training.accumulation, self.train_dataset)
 
+        def compute_loss(self, model, inputs, *others, **more):
+            """Without a GPU the model's own loss, the same number: there TRL scores prompts and padding too, and all of them again for entropy and accuracy."""
+            how = super().compute_loss if torch.cuda.is_available() else super(SFTTrainer, self).compute_loss
+            return how(model, inputs, *others, **more)
+
     counts = tokens_of(instructions, tokenizer, training.max_length)
     kept = instructions[counts["trainable"] > 0]
     print(f"{len(instructions) - len(kept)} rows without a token to learn from dropped, {int((counts['cut'] > 0).sum())} rows cut at "
