@@ -131,16 +131,19 @@ def test_the_mixture_depends_on_the_seed_and_not_on_the_order_of_rows_or_of_othe
 # --- instruction tuning ----------------------------------------------------------------------------------------------
 
 def test_the_loss_covers_exactly_the_answer_and_the_end_mark(tokenizer, tmp_path, monkeypatch):
-    """Two real steps of SFTTrainer: the labels of every batch it makes, not of one example."""
+    """Two real steps of SFTTrainer: the labels of every batch it makes, not of one example; and the loss is TRL's, by whichever way it is computed."""
     from trl import SFTTrainer
     seen = []
-    compute = SFTTrainer.compute_loss
+    step = SFTTrainer.training_step
 
-    def watch(self, model, inputs, *more, **names):
+    def watch(self, model, inputs, tokens):
         seen.extend(zip(inputs["input_ids"].tolist(), inputs["labels"].tolist()))
-        return compute(self, model, inputs, *more, **names)
+        with torch.no_grad():
+            ours, theirs = self.compute_loss(model, dict(inputs), num_items_in_batch=tokens), SFTTrainer.compute_loss(self, model, dict(inputs), num_items_in_batch=tokens)
+        assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+        return step(self, model, inputs, tokens)
 
-    monkeypatch.setattr(SFTTrainer, "compute_loss", watch)
+    monkeypatch.setattr(SFTTrainer, "training_step", watch)
     _, log, example = instruction.train(make_model(tokenizer), tokenizer, INSTRUCTIONS.head(16), TRAINING, folder=tmp_path, seed=0)
     assert len(log) == 2 and len(seen) == 16
     expected = {prompt + completion for prompt, completion in zip(INSTRUCTIONS["prompt"].head(16), INSTRUCTIONS["completion"])}
