@@ -43,6 +43,7 @@ FAILURE = "HIPPO-FAILURE "  # begins a line of its own: how the executing proces
 
 def execute(stage: str, run: str) -> int:
     """Execute one notebook with papermill (called by the runner in a child process); its parameters lie in parameters.json."""
+    sys.modules["rfc3987_syntax"] = None  # jsonschema would import it, more than a second per notebook, for a check of addresses that no notebook has
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError

@@ -1,4 +1,4 @@
-"""What a pipeline of hours must survive: kills, full disks, folders that cannot be written, damaged files, clocks, a second runner.
+"""What a pipeline of hours must survive: other runs beside it, kills, full disks, folders that cannot be written, damaged files, clocks, a second runner.
 
 The toy runs here execute their notebooks without a kernel (a papermill of a few lines stands in for the real one), so that a
 whole run takes seconds; what belongs to the kernel is tested with the real one.
@@ -107,6 +107,13 @@ def believed(project) -> list[str]:
                     assert manifest.file_hash(folder / name) == entry["sha256"], f"{stage} is called done, but {name} is not whole"
             done.append(stage)
     return done
+
+
+def test_three_runs_go_forward_together(quick):
+    """With one place less than runs, no run waits for another's end: on two cores three mini runs keep both busy."""
+    for number, name in enumerate(("first", "second", "third")):
+        (quick.root / "params" / f"{name}.yaml").write_text(f"extends: mini_llama\nrun: {name}\nseed: {number}\n")
+    assert executed(quick("first", "second", "third", "--jobs", "1", "--set", "calibration.resamples=100")) == [stage for stage in STAGES for _ in range(3)]
 
 
 # --- kills -----------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 import torch
-from conftest import Project, executed
+from conftest import Project
 from hippo_utils import manifest, params, records
 from hippo_utils.corpus import sources
 from hippo_utils.judging import crossfilter
@@ -179,12 +179,3 @@ def test_a_finished_run_is_up_to_date_and_its_tables_are_utf_8(hypnos_run):
     assert [stage for stage in hypnos_run.due() if stage < "05"] == []
     for file in hypnos_run.figures().glob("*.csv"):
         assert "\ufffd" not in file.read_text(encoding="utf-8"), file.name
-
-
-def test_three_runs_go_forward_together(toy_template, tmp_path):
-    """With one place less than runs, no run waits for another's end: on two cores three mini runs keep both busy."""
-    project = toy_template.copy(tmp_path)
-    for number, name in enumerate(("first", "second", "third")):
-        (project.root / "params" / f"{name}.yaml").write_text(f"extends: mini_llama\nrun: {name}\nseed: {number}\n")
-    assert executed(project("first", "second", "third", "--jobs", "1", "--set", "calibration.resamples=100")) == [
-        stage for stage in manifest.STAGES for _ in range(3)]

@@ -1,6 +1,9 @@
 """An executed notebook's cells as HTML that is safe to open: markup in texts and outputs is text, formulas are MathML."""
 
 import re
+import sys
+
+sys.modules.setdefault("rfc3987_syntax", None)  # as in hippo_utils.run: more than a second for nothing
 
 import bleach
 from latex2mathml.converter import convert
