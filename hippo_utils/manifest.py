@@ -177,7 +177,7 @@ def _versions(notebook: Path) -> tuple[tuple[str, str], ...]:
 
 
 def plan(settings: Params, stage: str) -> dict[str, str]:
-    """The part of a stage's key that is known before anything ran: parameters, code, package, versions; of 01 its data sets."""
+    """The part of a stage's key that is known before anything ran: parameters, code, package, versions, and the files from outside that it reads."""
     notebook = paths.notebook(stage)
     used = settings.model_dump(include=set(SECTIONS[stage]))
     return {
@@ -185,15 +185,24 @@ def plan(settings: Params, stage: str) -> dict[str, str]:
         "notebook": _sha("\0".join(code_cells(notebook))),
         "package": _package_hash(notebook),
         "versions": _sha(json.dumps(_versions(notebook))),
-    } | ({"data": _data_hash(paths.mirror(settings.corpus.data_root))} if stage == STAGES[0] and settings.corpus.world is None else {})
+    } | {name: _state(place) for name, place in _from_outside(settings, stage).items()}
 
 
-def _data_hash(mirror: Path) -> str:
-    """What stands for the data sets of a mirror: its lock, or where it has none the names, sizes and times of its files."""
-    if (mirror / paths.LOCK).is_file():
-        return file_hash(mirror / paths.LOCK)
-    files = [file for file in sorted(mirror.rglob("*")) if file.is_file()]
-    return _sha(json.dumps([(str(file.relative_to(mirror)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]))
+def _from_outside(settings: Params, stage: str) -> dict[str, Path]:
+    """What no stage made and a stage reads: the mirror of the data sets, a hospital's cases, a base in a local folder."""
+    if stage == "01_corpus":
+        found = {} if settings.corpus.world else {"data": paths.mirror(settings.corpus.data_root)}
+        return found | ({"cases": paths.home() / settings.corpus.private_cases} if settings.corpus.private_cases else {})
+    base = paths.ROOT / (settings.pretraining.base or "")  # a hub id is no folder, and its revision is a parameter
+    return {"base": base} if stage == "02_pretraining" and settings.pretraining.base and base.is_dir() else {}
+
+
+def _state(place: Path) -> str:
+    """What stands for files from outside: their lock, or where they have none their names, sizes and times (they may be too large to read each time)."""
+    if (place / paths.LOCK).is_file():
+        return file_hash(place / paths.LOCK)
+    files = [place] if place.is_file() else [file for file in sorted(place.rglob("*")) if file.is_file()]
+    return _sha(json.dumps([(str(file.relative_to(place.parent)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]))
 
 
 def plan_key(settings: Params, stage: str) -> str:
@@ -259,7 +268,7 @@ def reasons(settings: Params, stage: str) -> list[str]:
     now, then = key(settings, stage), made["key"]
     words = {"parameters": "its parameters changed", "notebook": "its notebook's code changed",
              "package": "the package's code changed", "versions": "library versions changed",
-             "data": "its data sets or their lock changed"}
+             "data": "its data sets or their lock changed", "cases": "the private cases changed", "base": "the files of its base changed"}
     found = [words.get(part, f"the {part} changed") for part in now if now[part] != then.get(part)]
     tables = {name: entry for name, entry in made["figures"].items() if not name.endswith(PICTURES)}  # a picture is drawn again from its CSV
     folders = ((made["outputs"], paths.stage_folder(settings.run, stage)), (tables, paths.figures(settings.run)))

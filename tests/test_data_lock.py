@@ -49,3 +49,22 @@ def test_two_mirrors_make_two_plans_and_later_stages_follow(settings):
 
 def test_a_mini_run_asks_for_no_lock(home):
     assert "data" not in manifest.plan(params.load("mini_llama"), "01_corpus")
+
+
+def test_changed_private_cases_make_01_due(home):
+    (home / "cases").mkdir(parents=True)
+    (home / "cases" / "one.jsonl").write_text('{"case": "x", "reference": "y"}\n')
+    settings = params.load("mini_hypnos", ["corpus.private_cases=cases", "corpus.benchmarks=[anecq, aneqa, anerc, private_cases]"])
+    before = manifest.plan(settings, "01_corpus")
+    assert manifest.plan(settings, "01_corpus") == before
+    (home / "cases" / "two.jsonl").write_text('{"case": "z", "reference": "y"}\n')
+    assert {name for name, value in manifest.plan(settings, "01_corpus").items() if value != before[name]} == {"cases"}
+
+
+def test_another_base_in_the_same_local_folder_makes_02_due(home, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    settings = params.load("hippo_llama", [f"pretraining.base={tmp_path}"])
+    before = {stage: manifest.plan(settings, stage) for stage in manifest.STAGES}
+    (tmp_path / "model.safetensors").write_text("other weights")
+    assert [stage for stage in manifest.STAGES if manifest.plan(settings, stage) != before[stage]] == ["02_pretraining"]
+    assert "base" not in manifest.plan(params.load("hippo_llama"), "02_pretraining"), "on the hub the revision says which base it is"
