@@ -42,7 +42,7 @@ def test_why_walks_back_to_the_data(done, capsys, file):
     text = said(capsys, "why", done / file)
     assert "as it was made" in text and manifest.file_hash(done / file) in text and "The chain holds." in text
     places = [text.index(f"\n{stage}") for stage in (LAST, SECOND, FIRST)]
-    assert places == sorted(places) and "the mini world in hippo_utils/miniworld/facts (100 entities)" in text
+    assert places == sorted(places) and "the mini world in hippo_utils/miniworld/facts (94 entities)" in text
     assert "mixture.mini_flashcards=1.0" in text and "finished 20" in text and f"{SECOND} ({manifest.outputs_hash('mini_llama', SECOND)[:10]})" in text
     assert "Not for clinical use" in text
 
