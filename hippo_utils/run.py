@@ -410,7 +410,7 @@ def main(arguments: list[str]) -> int:
             return 0
         trains = [stage for stage in stages if stage in ("02_pretraining", "03_instruction", "04_preference")]
         due = [file for file, of_file in files if any((settings.run, stage) in forced or manifest.reasons(settings, stage) for settings in of_file for stage in trains)]
-        if due and (code := ask("training.preflight", [str(file) for file in due], options.set, "--check", *trains)):
+        if due and (code := ask("training.preflight", [str(file) for file in due], options.set, "--check", *trains, *(stage for stage in stages if stage == "05_evaluation"))):
             return code
         jobs = options.jobs or max(1, min(len(runs), (os.cpu_count() or 1) // max(settings.threads for settings in runs)))
         print(f"{', '.join(names)}: {len(stages)} notebooks each, {jobs} side by side. Educational and research material, not for clinical use.", flush=True)

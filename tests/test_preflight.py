@@ -220,6 +220,13 @@ def test_what_notebooks_hold_beside_the_training_counts_too(home, monkeypatch):
     said = failed(here, "hippo_llama", "pretraining.cp.devices=8")
     assert re.fullmatch("host memory: 8 processes that read the weights of CP take 1[0-9]{2}.[0-9] GiB of 64.0 GiB", said[0]) and said[1:] == [
         "key: 04 needs OPENAI_API_KEY in the environment, to ask gpt-4"]
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    hypnos = load("hypnos")
+    assert [words for words in failed(here, "hypnos") if words.startswith("key: ")] == [
+        "key: 03 needs OPENAI_API_KEY in the environment, to ask gpt-3.5-turbo",
+        "key: 03 needs ANTHROPIC_API_KEY in the environment, to ask claude-3-haiku-20240307",
+        "key: 05 needs OPENAI_API_KEY in the environment, to ask gpt-4"]
+    assert all(holds for holds, _ in preflight.requirements(hypnos, preflight.plan(hypnos), here, ("02_pretraining",))), "a stage alone needs its own keys"
     monkeypatch.setenv("OPENAI_API_KEY", "word")
     assert failed(here) == []
 

@@ -485,8 +485,8 @@ def _tokenizer_file(settings: Params) -> Path | None:
 
 # --- verdict -----------------------------------------------------------------------------------------------------------
 
-def requirements(settings: Params, steps: list[Step], device: Device) -> list[tuple[bool, str]]:
-    """What must hold for a run on a device: (whether it does, in words)."""
+def requirements(settings: Params, steps: list[Step], device: Device, stages: tuple[str, ...] = manifest.STAGES) -> list[tuple[bool, str]]:
+    """What must hold for these stages of a run, whose trainings are `steps`, on a device: (whether it does, in words)."""
     found = []
     for step in steps:
         t, need = step.training, sum(memory(step.shape, step.training, device, step.loss).values()) / GIB
@@ -516,7 +516,7 @@ def requirements(settings: Params, steps: list[Step], device: Device) -> list[tu
             found.append((reading <= host, f"host memory: {processes} processes that read the weights of {step.name} take {reading:.1f} GiB of {host:.1f} GiB"))
     if device.name not in DEVICES:  # on this machine
         for stage, endpoint in endpoints(settings):
-            if stage in {step.stage for step in steps} and not os.environ.get(endpoint.key_variable, "").strip():
+            if stage in stages and not os.environ.get(endpoint.key_variable, "").strip():
                 found.append((False, f"key: {stage[:2]} needs {endpoint.key_variable} in the environment, to ask {endpoint.model}"))
     need, free = disk(settings, steps) / GIB, free_disk() / GIB
     found.append((need <= free, f"disk: {need:.1f} GiB, {free:.1f} GiB free at {paths.shown(paths.home())}"))
@@ -639,7 +639,7 @@ def report(settings: Params, device: Device, stages: tuple[str, ...] = manifest.
     print("  memory in GiB on one device; hours without loading, evaluation and saving" + ("" if all(s.exact for s in steps) else
           "; ~ is foreseen from the params file (DPO: at most), exact numbers come when 01_corpus is done")
           + "; instructions whose answer max_length cuts off whole are still counted")
-    checks = requirements(settings, steps, device)
+    checks = requirements(settings, steps, device, stages)
     for holds, words in checks:
         print(f"  {'[OK]  ' if holds else '[FAIL]'} {words}")
     if fits := all(holds for holds, _ in checks):
@@ -674,7 +674,7 @@ def check(settings: Params, device: Device, stages: tuple[str, ...]) -> None:
     steps = [step for step in plan(settings) if step.stage in stages]
     if not steps:  # a stage that this paper does not have
         return
-    checks = requirements(settings, steps, device)
+    checks = requirements(settings, steps, device, stages)
     if failed := [words for holds, words in checks if not holds]:
         raise manifest.StageError(f"{settings.run} does not fit: {'; '.join(failed)}; ./run_all.sh {settings.run} --preflight says what would fit")
     peak, name = max((sum(memory(step.shape, step.training, device, step.loss).values()) / GIB, step.name) for step in steps)
