@@ -75,6 +75,11 @@ def test_prompting_names_shots_and_votes_and_stands_in_one_order():
     assert set(table[table["prompting"] == "vote of 3 rationales"]["benchmark"]) == {"two_step"}
 
 
+def test_rationales_are_written_to_questions_of_two_steps_where_an_exam_has_such():
+    items = pd.DataFrame([("a", "medqa", "test", 1), ("b", "medqa", "test", 2), ("c", "medqa", "development", 1), ("d", "medmcqa", "test", 1)], columns=["id", "benchmark", "split", "steps"])
+    assert list(scoring.for_rationales(items)["id"]) == ["b", "c", "d"]
+
+
 def test_an_exam_without_two_steps_keeps_its_rationales():
     table = scoring.prompting(pd.concat([PAPER, answers([0, 1], [0, 0], "rationale", written=True)], ignore_index=True), "CP")
     assert {"medqa", "knowledge"} <= set(table[table["prompting"] == "written rationale"]["benchmark"])

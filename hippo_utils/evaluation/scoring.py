@@ -208,6 +208,12 @@ def control_test(joined: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     return table.assign(p_holm=holm(table["p"].to_numpy()))
 
 
+def for_rationales(items: pd.DataFrame) -> pd.DataFrame:
+    """The items without the test questions for which no rationale is written: those of one step in exams that also have two-step questions."""
+    longer = items["steps"] > 1
+    return items[longer | ~items["benchmark"].isin(items["benchmark"][longer]) | (items["split"] != "test")]
+
+
 PROMPTING = {"step_by_step": "step-by-step prompt", "rationale": "written rationale"}
 
 
