@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from hippo_utils import records
+from hippo_utils.corpus import sources
 from hippo_utils.miniworld import documents, exams, exercises, general, instructions, preferences, wording
 from hippo_utils.miniworld import world as w
 from hippo_utils.miniworld.shortcut import shortcut_baseline
@@ -350,18 +351,16 @@ def test_stated_values_takes_the_longest():
 # Exams
 
 def test_sizes():
-    of_the_run = load_runs("mini_llama")[0].corpus.entities
-    for seed in (*SEEDS, 2):
-        for benchmark in exams.FORMATS:
-            rows = exam(benchmark, seed, of_the_run)
-            records.to_table("item", rows)
-            test = [row for row in rows if row["split"] == "test"]
-            assert len(test) >= (100 if benchmark.startswith("usmle") else 300), (benchmark, len(test))
-            groups = Counter(row["group"] for row in test)
-            assert all(abs(groups[g] / len(test) - s) < 0.1 for g, s in zip(exams.GROUPS, (0.4, 0.4, 0.2))), (benchmark, groups)
-            assert sum(row["split"] == "development" and row["group"] == "seen" for row in rows) >= 12
-    steps = Counter(row["steps"] for row in exam("medqa") if row["split"] == "test")
-    assert 0.35 < steps[2] / (steps[1] + steps[2]) < 0.65, steps
+    for run in load_runs("study_seeds")[:3]:  # three seeds; both families have the same exams
+        items = sources.build_items(run.corpus, sources.world(run.corpus, run.seed), run.seed)
+        for benchmark, rows in items.groupby("benchmark"):
+            records.to_table("item", rows.to_dict("records"))
+            test = rows[rows["split"] == "test"]
+            assert len(test) >= (100 if benchmark.startswith("usmle") else 300), (run.seed, benchmark, len(test))
+            shares = test["group"].value_counts(normalize=True)
+            assert all(abs(shares[group] - share) < 0.1 for group, share in zip(exams.GROUPS, (0.4, 0.4, 0.2))), (run.seed, benchmark, shares)
+            assert ((rows["split"] == "development") & (rows["group"] == "seen")).sum() >= 12
+        assert set(items["benchmark"]) == set(exams.FORMATS)
 
 
 def test_a_smaller_world_has_exams_too():

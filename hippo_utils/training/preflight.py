@@ -265,7 +265,8 @@ def kept_per_token(shape: Shape, training: Training, number: int, stored: int) -
 def memory(shape: Shape, training: Training, device: Device, loss: str) -> dict[str, int]:
     """Peak bytes on one device by part, for a full batch of full-length sequences.
 
-    `loss` is "plain" (all logits at once) or "tiled" (TRL's, a tile at a time); "pairs" is tiled with chosen and rejected in one batch.
+    `loss` is "plain" (all logits at once) or "tiled" (TRL's, a tile at a time; without a GPU SFT takes the plain one, see instruction.fit);
+    "pairs" is tiled with chosen and rejected in one batch.
     The reference of DPO is the policy itself before training, its log-probabilities computed beforehand: it costs no weights.
     """
     kind = precision(training, device)
@@ -278,7 +279,7 @@ def memory(shape: Shape, training: Training, device: Device, loss: str) -> dict[
     rows, length = batch * (2 if loss == "pairs" else 1), min(training.max_length, shape.context)
     tokens = rows * length
     layer = tokens * kept_per_token(shape, training, number, stored)
-    if loss == "plain":
+    if loss == "plain" or (loss == "tiled" and not device.gpus):
         logits = tokens * shape.vocabulary * 12            # log-probabilities, their gradient and the logits' gradient, float32
     else:
         positions, columns = min(tokens, 4096), 32768      # of TRL's tile; without Triton, seven like it in float32 beside it
@@ -427,7 +428,8 @@ def plan(settings: Params) -> list[Step]:
     if sft.packing:  # as if every row were filled to its end
         rows = math.ceil(tokens / sft.max_length)
     for name in ("SFT", "CP+SFT"):
-        add("03_instruction", name, "instruction.sft", sft, "tiled", rows, round(sft.epochs * tokens), exact=counted is not None and not aside and not sft.packing)
+        add("03_instruction", name, "instruction.sft", sft, "tiled", rows, round(sft.epochs * tokens),
+            exact=counted is not None and not aside and not sft.packing and all(weight % 1 == 0 for weight in settings.instruction.mixture.values()))
     dpo = settings.preference.dpo
     pairs, tokens, exact = _pairs(settings, counts)
     add("04_preference", "CP+SFT+DPO", "preference.dpo", dpo, "pairs", pairs, round(dpo.epochs * tokens), exact)
