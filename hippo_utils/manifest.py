@@ -63,6 +63,7 @@ PREFLIGHT = "hippo_utils.training.preflight"  # says whether a run fits, and cha
 KEPT = ("log.txt", "parameters.json", ".lock", "checkpoints")  # not made by the notebook, or, checkpoints, what a killed run continues from
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "lm_eval": "lm-eval", "yaml": "PyYAML"}  # where the import has another name
 SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|_PAT)(_?\d+|_ID)?$", re.IGNORECASE)  # ends the names of variables that hold one
+LARGE = 2**26     # bytes of a file from outside from which on it is told by its time, since the check of what is up to date takes seconds
 PATIENCE = 20.0  # seconds that a stage waits for another process to let go of it
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -198,11 +199,11 @@ def _from_outside(settings: Params, stage: str) -> dict[str, Path]:
 
 
 def _state(place: Path) -> str:
-    """What stands for files from outside: their lock, or where they have none their names, sizes and times (they may be too large to read each time)."""
+    """What stands for files from outside: their lock, or where they have none their names, sizes and contents, of files too large to read each time the time."""
     if (place / paths.LOCK).is_file():
         return file_hash(place / paths.LOCK)
     files = [place] if place.is_file() else [file for file in sorted(place.rglob("*")) if file.is_file()]
-    return _sha(json.dumps([(str(file.relative_to(place.parent)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]))
+    return _sha(json.dumps([(str(file.relative_to(place.parent)), size := file.stat().st_size, file_hash(file) if size <= LARGE else file.stat().st_mtime_ns) for file in files]))
 
 
 def plan_key(settings: Params, stage: str) -> str:

@@ -1,6 +1,7 @@
 """The lock of the data sets is part of what 01 was made from: other files behind the same params file make it due."""
 
 import json
+import os
 
 import pytest
 from miniatures.make import mirror
@@ -56,7 +57,8 @@ def test_changed_private_cases_make_01_due(home):
     (home / "cases" / "one.jsonl").write_text('{"case": "x", "reference": "y"}\n')
     settings = params.load("mini_hypnos", ["corpus.private_cases=cases", "corpus.benchmarks=[anecq, aneqa, anerc, private_cases]"])
     before = manifest.plan(settings, "01_corpus")
-    assert manifest.plan(settings, "01_corpus") == before
+    os.utime(home / "cases" / "one.jsonl", (1, 1))
+    assert manifest.plan(settings, "01_corpus") == before, "touched, not changed"
     (home / "cases" / "two.jsonl").write_text('{"case": "z", "reference": "y"}\n')
     assert {name for name, value in manifest.plan(settings, "01_corpus").items() if value != before[name]} == {"cases"}
 
