@@ -26,6 +26,7 @@ from hippo_utils.training import instruction, models, pretraining, trainer
 
 MODELS = {"mini": Architecture(family="llama", layers=4, width=128, feed_forward=384, heads=4, key_value_heads=4, context=640),
           "small": Architecture(family="mistral", layers=8, width=384, feed_forward=1024, heads=6, key_value_heads=2, context=1024, sliding_window=256)}
+STEPS = {"mini": 200, "small": 30}  # of a real training there are thousands: what it costs once must not be most of what is measured
 TRAINING = Training(epochs=1, learning_rate=1e-3, schedule="cosine", warmup=0.03, batch=4, max_length=256, precision="float32")
 LORA = Lora(rank=16, alpha=32, targets="all-linear")
 
@@ -75,14 +76,14 @@ def timed(ways: dict, repeats: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def cp(tokenizer, folder: Path, steps: int, repeats: int) -> pd.DataFrame:
+def cp(tokenizer, folder: Path, most: int, repeats: int) -> pd.DataFrame:
     rng, rows = random.Random(0), []
     for size, shape in MODELS.items():
         for lora in (None, LORA):
             training = TRAINING.model_copy(update={"lora": lora})
             texts = [words(60, rng) for _ in range(4000)]
             packed = trainer.pack(texts, tokenizer, training.max_length)
-            texts = texts[:round(len(texts) * steps * training.batch / len(packed))]
+            texts = texts[:round(len(texts) * min(most, STEPS[size]) * training.batch / len(packed))]
             tokens = trainer.pack(texts, tokenizer, training.max_length).size
             taken = iter(range(10**6))
             seconds = timed({"project": (lambda: models.build(shape, len(tokenizer), 0, 0), lambda model: pretraining.train(
@@ -125,9 +126,9 @@ def main(arguments: list[str] | None = None) -> dict[str, pd.DataFrame]:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = make_tokenizer(Path(folder) / "tokenizer")
         if options.only != "sft":
-            found["cp"] = cp(tokenizer, Path(folder), 4 if options.quick else 60, 1 if options.quick else 5)
+            found["cp"] = cp(tokenizer, Path(folder), 4 if options.quick else 200, 1 if options.quick else 3)
         if options.only != "cp":
-            found["sft"] = sft(tokenizer, Path(folder), 48 if options.quick else 600, 1 if options.quick else 5)
+            found["sft"] = sft(tokenizer, Path(folder), 48 if options.quick else 600, 1 if options.quick else 3)
     for name, table in found.items():
         print(f"\n{name}\n{table.round(3).to_string(index=False)}")
     return found

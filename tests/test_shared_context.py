@@ -11,7 +11,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM,
                           PreTrainedTokenizerFast)
 
@@ -263,6 +263,30 @@ def test_half_precision(tokenizer):
     requests = exam(13)
     want, got = (lm.loglikelihood(requests, disable_tqdm=True) for lm in (hflm, shared))
     assert max(abs(a[0] - b[0]) / (1 + abs(a[0])) for a, b in zip(want, got)) < 0.1
+
+
+def test_texts_are_encoded_once_for_all_models_and_never_by_another_tokenizer(pairs, tokenizer, monkeypatch):
+    """The stages of a run are asked the same questions; a tokenizer with other rules splits them anew."""
+    shared_context.encoded_texts.cache_clear()
+    encoded = []
+    with monkeypatch.context() as patched:
+        patched.setattr(HFLM, "tok_encode", lambda self, text, *args, original=HFLM.tok_encode, **how: encoded.append(text) or original(self, text, *args, **how))
+        for name in ("llama", "mistral"):
+            pairs(name)[1].loglikelihood(exam(7), disable_tqdm=True)
+    assert len(encoded) == len(set(encoded)) > 0
+    for name in ("llama", "mistral"):
+        assert_same(*pairs(name), exam(7))
+    model, lower = pairs("llama")[1].model, copy.deepcopy(tokenizer)
+    lower.backend_tokenizer.normalizer = normalizers.Lowercase()
+    for how in ({"tokenizer": lower}, {"tokenizer": tokenizer, "add_bos_token": False}):
+        assert_same(HFLM(pretrained=model, **how), SharedContextLM(pretrained=model, **how), exam(7))
+
+
+def test_no_more_texts_are_remembered_than_said(pairs, monkeypatch):
+    shared_context.encoded_texts.cache_clear()
+    monkeypatch.setattr(shared_context, "TEXTS_KEPT", 5)
+    assert_same(*pairs("llama"), exam(9))
+    assert len(shared_context.encoded_texts(*pairs("llama")[1]._splits_texts_by())) <= 5
 
 
 def test_the_rest_stays_hflm(pairs):

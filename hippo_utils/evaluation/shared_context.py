@@ -17,6 +17,7 @@ This module imports torch and lm-eval: import it inside the function that scores
 """
 
 import functools
+from array import array
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from transformers import DynamicCache
 
 ARCHITECTURES = ("llama", "mistral")  # one kind of mask in all layers; others alternate windows and need more care
 PREFIX_COST = 256       # tokens that a prefix must save to be worth batches of its own: about one more call of a small model
+TEXTS_KEPT = 2**15      # encoded texts that are remembered: every prompt of a mini run under two numbers of examples, some 40 MB
 OPTIONS_PER_ROW = 512   # option tokens in a row, if its context is not longer: masked pairs grow with the square
 
 
@@ -91,13 +93,29 @@ class SharedContextLM(HFLM):
         self.tokens_cut: dict[tuple[str, str], int] = {}  # only requests that lost tokens
 
     def loglikelihood(self, requests, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """As HFLM's. HFLM tokenises a context once per option; the options of an item follow each other, so a small
-        memory saves that without touching how texts are split."""
-        self.tok_encode = functools.lru_cache(maxsize=8)(super().tok_encode)
+        """As HFLM's. HFLM tokenises a context once per option, and every prompt again for each model of a run; remembering
+        the texts saves that without touching how they are split."""
+        encode, known = super().tok_encode, encoded_texts(*self._splits_texts_by())
+
+        def tok_encode(text: str, **how) -> list[int]:
+            if how:
+                return encode(text, **how)
+            if text not in known:
+                if len(known) >= TEXTS_KEPT:
+                    known.clear()
+                known[text] = array("i", encode(text))
+            return known[text].tolist()
+
+        self.tok_encode = tok_encode
         try:
             return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
         finally:
             del self.tok_encode
+
+    def _splits_texts_by(self) -> tuple:
+        """Everything that decides how a text becomes tokens; two models with the same may use each other's."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        return (backend.to_str() if backend else self.tokenizer, str(self.tokenizer.special_tokens_map), self.prefix_token_id, self.add_bos_token)
 
     def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, override_bs: int | None = None):
         """(log-likelihood, is_greedy) of each ((context, continuation), context tokens, continuation tokens), in order."""
@@ -170,6 +188,12 @@ class SharedContextLM(HFLM):
                                              enabled=self.mixed_precision_dtype is not None):
             return self.model(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache,
                               use_cache=cache is not None, logits_to_keep=keep).logits
+
+
+@functools.lru_cache(maxsize=2)
+def encoded_texts(*splits_by) -> dict[str, array]:
+    """The texts that were encoded in one way, with their tokens."""
+    return {}
 
 
 def lay_out(rows: list[Row], start: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
