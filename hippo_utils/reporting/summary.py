@@ -8,6 +8,7 @@ import pandas as pd
 from hippo_utils import manifest, paths
 
 BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- end of results -->)", re.DOTALL)
+DATA = [("study_corpora", "the documents of continued pre-training", "SFT"), ("study_instructions", "the instructions", "CP")]  # and what is left without any
 ROWS = [("base", "base"), ("CP", "+ CP"), ("SFT", "+ SFT"), ("CP+SFT", "+ CP + SFT"), ("CP+SFT+DPO", "+ CP + SFT + DPO")]
 
 
@@ -85,7 +86,7 @@ def hippocrates(runs: list[str]) -> list[str]:
         rows = [claims[run].iloc[number] for run in runs]
         name = re.sub(r" \((frequency|ngrams)\)$", "", rows[0]["claim"])
         lines.append(f"| {name} | " + " | ".join(f"{'holds' if row['holds'] else 'FAILS'} ({measured(row)})" for row in rows) + " |")
-    return lines + seeds()
+    return lines + seeds() + data()
 
 
 def seeds(study: str = "study_seeds") -> list[str]:
@@ -107,6 +108,28 @@ def seeds(study: str = "study_seeds") -> list[str]:
     lines += [""] + [f"* {int(part['holds'].sum())} of {len(part)} runs: {claim}." for claim, part in claims.groupby("claim", sort=False)]
     for row in preferences.query("measure == 'summed'").to_dict("records"):
         lines.append(f"* {row['setting']}, what DPO adds to preference accuracy, {row['kind']} pairs: {row['mean']:+.2f} ({row['min']:+.2f} to {row['max']:+.2f}).")
+    return lines
+
+
+def data() -> list[str]:
+    """Markdown of the committed studies of the data: each part alone, CP + SFT on pooled knowledge items, beside all of it and none."""
+    lines = []
+    for study, what, without in DATA:
+        folder = paths.REFERENCE / study
+        if not folder.is_dir():
+            continue
+        spread, against = (pd.read_csv(folder / f"table_{name}.csv").query("benchmark == 'knowledge'") for name in ("spread", "settings"))
+        spread = spread.query("protocol == 'option_text' and shots == 0")
+        first = spread["setting"].iloc[0]
+        lines += ["", f"What {what} are worth (`params/{study}.yaml`, seed 0; each part in its own size, so fewer tokens alone): CP + SFT, zero-shot, in % with "
+                  f"the 95 % interval, and the difference to *{first}* on the same held-out items in points.", "",
+                  f"| | held-out | seen | held-out, against {first} |", "| --- | --- | --- | --- |"]
+        for setting, stages in [*((setting, "CP+SFT") for setting in spread["setting"].unique()), (first, without)]:
+            rows = spread[(spread["setting"] == setting) & (spread["stages"] == stages)].set_index("group")
+            cells = [f"{100 * rows.loc[group, 'mean']:.0f} ({100 * rows.loc[group, 'low']:.0f}–{100 * rows.loc[group, 'high']:.0f})" for group in ("held_out", "seen")]
+            of = against[(against["setting"] == setting) & (against["stages"] == stages) & (against["group"] == "held_out")]
+            gain = [f"{100 * row['difference']:+.1f} ({100 * row['difference_low']:+.1f} to {100 * row['difference_high']:+.1f})" for row in of.to_dict("records")]
+            lines.append(f"| {setting if stages == 'CP+SFT' else 'none'} | {' | '.join(cells)} | {gain[0] if gain else ''} |")
     return lines
 
 
