@@ -286,6 +286,20 @@ def test_the_readme_says_what_the_reference_says():
     assert summary.readme(text, comparison.references()) == text, "run: python -m hippo_utils.reporting readme"
 
 
+def test_what_the_data_are_worth_is_read_from_the_committed_studies():
+    lines = summary.data()
+    for study, _, without in summary.DATA:
+        spread, against = (pd.read_csv(paths.REFERENCE / study / f"table_{name}.csv") for name in ("spread", "settings"))
+        held_out = spread.query("benchmark == 'knowledge' and group == 'held_out' and protocol == 'option_text' and shots == 0").set_index(["setting", "stages"])["mean"]
+        first, *others = spread["setting"].unique()
+        for name, mean in [*((setting, held_out[setting, "CP+SFT"]) for setting in (first, *others)), ("none", held_out[first, without])]:
+            assert any(line.startswith(f"| {name} | {100 * mean:.0f} (") for line in lines)
+        for setting in others:
+            gain = against.query("setting == @setting and stages == 'CP+SFT' and benchmark == 'knowledge' and group == 'held_out'")["difference"].item()
+            assert gain == pytest.approx(held_out[setting, "CP+SFT"] - held_out[first, "CP+SFT"], abs=1e-5)
+            assert any(line.startswith(f"| {setting} | ") and f"| {100 * gain:+.1f} (" in line for line in lines)
+
+
 def test_a_study_is_kept_as_its_own_tables_and_figures_and_never_compared(home, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(paths, "REFERENCE", tmp_path / "reference")
     assert command.main(["keep", "study_seeds"]) == 2
