@@ -158,6 +158,22 @@ GOOD = {"text": TEXTS, "optional": TEXTS | st.none(), "integer": st.integers(-1,
         "struct": st.fixed_dictionaries({}, optional={"contexts": st.lists(TEXTS | st.none(), max_size=2) | JSON, **{letter: TEXTS | st.none() for letter in "ABCD"}})}
 
 
+@pytest.mark.parametrize("key", ["\r", "\ud800", "\u2028"])
+def test_an_option_with_an_odd_name_is_set_aside_in_one_line_that_can_be_written(key, tmp_path):
+    source = next(source for source in SOURCES if source.name == "medqa")
+    row = {name: "aspirin" for name in source.columns} | {"options": {key: "aspirin"}, "answer_idx": "A"}
+    for file in source.files:
+        path = tmp_path / source.hub / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    quarantine = []
+    with pytest.raises(StageError) as error:
+        list(hub.stream(source, params.load("mini_llama").corpus.model_copy(update={"data_root": str(tmp_path)}), None, 0, quarantine))
+    one_line(error.value)
+    assert "none of the options" in str(error.value)
+    pd.DataFrame(quarantine).to_parquet(tmp_path / "quarantine.parquet")
+
+
 @FUZZ
 @given(source=st.sampled_from(SOURCES), data=st.data())
 def test_any_row_of_any_source_becomes_a_record_or_is_set_aside_with_a_reason(source, data, tmp_path_factory):

@@ -491,6 +491,11 @@ def stream(source: Source, corpus: Corpus, count: int | None, seed: int, quarant
     yield from (row for row in _whole(source, corpus, seed, quarantine, source.files) if row["id"] in drawn)
 
 
+def _printable(text: str) -> str:
+    """`text` in one line that every file and terminal takes: a row may hold line ends and halves of characters, in its keys too."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
 def _whole(source: Source, corpus: Corpus, seed: int, quarantine: list[dict] | None, patterns: list[str]) -> Iterator[dict]:
     made, bad, others, quarantine = 0, 0, 0, [] if quarantine is None else quarantine
     for file in files(source, corpus, patterns):
@@ -503,8 +508,8 @@ def _whole(source: Source, corpus: Corpus, seed: int, quarantine: list[dict] | N
                 fields = READERS[source.reader](source, fitting(source, row))
             except ValueError as error:
                 bad += 1
-                quarantine.append({"source": source.name, "file": file.name, "row": number, "reason": str(error).split(": ")[0][:EXCERPT],
-                                   "held": (row if isinstance(row, str) else json.dumps(row, ensure_ascii=False, default=str))[:EXCERPT]})
+                quarantine.append({"source": source.name, "file": file.name, "row": number, "reason": _printable(str(error).split(": ")[0])[:EXCERPT],
+                                   "held": _printable(row if isinstance(row, str) else json.dumps(row, ensure_ascii=False, default=str))[:EXCERPT]})
                 continue
             if source.drawn != (0.0, 1.0) and not source.drawn[0] <= _draw(seed, fields["prompt"]) < source.drawn[1]:
                 others += 1
