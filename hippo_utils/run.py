@@ -421,7 +421,7 @@ def main(arguments: list[str]) -> int:
                 code = code or subprocess.run([sys.executable, "-m", "hippo_utils.reporting", "study", study, *members], cwd=paths.ROOT).returncode
         return code
     except KeyboardInterrupt:  # before the first notebook or after the last; in between the runner ends them in order
-        print("Stopped. Finished stages are kept; the same command continues with the next one.", file=sys.stderr)
+        print("Stopped. Finished stages are kept; the same command continues with the next one.")
         return 130
     except (ParamsError, manifest.StageError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -28,7 +28,7 @@ from transformers import DynamicCache
 
 ARCHITECTURES = ("llama", "mistral")  # one kind of mask in all layers; others alternate windows and need more care
 PREFIX_COST = 256       # tokens that a prefix must save to be worth batches of its own: about one more call of a small model
-TEXTS_KEPT = 2**15      # encoded texts that are remembered: every prompt of a mini run under two numbers of examples, some 40 MB
+TEXTS_KEPT = 2**15      # encoded texts that are remembered: every prompt of a mini run under two numbers of examples
 OPTIONS_PER_ROW = 512   # option tokens in a row, if its context is not longer: masked pairs grow with the square
 
 
