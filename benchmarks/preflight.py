@@ -1,6 +1,6 @@
 """Does the preflight foresee peak memory? Foreseen against measured, for models of 100M parameters and more, on the CPU.
 
-    python benchmarks/preflight.py [--quick] [--cases CP SFT]
+    python benchmarks/preflight.py [--cases CP SFT] [--shapes 110M]
 
 Each case trains two steps with the project's own functions in a process of its own. Measured twice: the largest sum of all tensor
 storages alive (what a GPU's allocator would count), and the rise of the process's resident memory (what the system saw). Foreseen is the
@@ -16,7 +16,7 @@ import tempfile
 import weakref
 from pathlib import Path
 
-# name: (step, loss, settings). `quick` keeps the first of each step.
+# name: (step, loss, settings)
 CASES = {
     "all weights": ("pretraining", "plain", dict(lora=None, batch=2)),
     "all weights, 2 passes a step": ("pretraining", "plain", dict(lora=None, batch=2, accumulation=2)),
