@@ -119,7 +119,7 @@ def test_the_jobs_of_a_study_do_the_study(toy, queue):
     jobs = {job["script"].removesuffix(".sbatch"): job for job in queue()}
     assert all(set(job["codes"]) == {0} for name, job in jobs.items() if name != "study")
     kinds = {needed: kind for needed, (kind, _) in zip(manifest.NEEDS["06_ablations"], jobs["06_ablations"]["waits"])}
-    assert kinds == {"01_corpus": "afterok", "05_evaluation": "aftercorr"}, "a task waits for its own counterpart where there is one"
+    assert kinds == {"01_corpus": "afterok", "03_instruction": "afterok", "05_evaluation": "aftercorr"}, "a task waits for its own counterpart where there is one"
     assert [toy.manifest("07_calibration", f"study_toy-{name}")["parameters"]["calibration"]["bins"] for name in ("one", "two")] == [5, 7]
     assert toy.manifest("04_preference", "study_toy-two")["shared_from"]
 

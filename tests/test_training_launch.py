@@ -46,7 +46,12 @@ def weights(model) -> torch.Tensor:
     return torch.cat([weight.detach().flatten() for name, weight in sorted(model.named_parameters())])
 
 
-STEPS = {"CP": lambda model, tokenizer, how, folder: pretraining.train(model, tokenizer, TEXTS[:32], CP.model_copy(update=how), folder=folder, seed=3),
+def whole_batches(tokenizer) -> list[str]:
+    """As many texts as fill whole batches."""
+    return next(TEXTS[:number] for number in range(32, 0, -1) if len(trainer.pack(TEXTS[:number], tokenizer, CP.max_length)) % (CP.batch * CP.accumulation) == 0)
+
+
+STEPS = {"CP": lambda model, tokenizer, how, folder: pretraining.train(model, tokenizer, whole_batches(tokenizer), CP.model_copy(update=how), folder=folder, seed=3),
          "SFT": lambda model, tokenizer, how, folder: instruction.train(model, tokenizer, INSTRUCTIONS, SFT.model_copy(update=how), folder=folder, seed=3),
          "DPO": lambda model, tokenizer, how, folder: preference.train(model, tokenizer, PAIRS, DPO.model_copy(update=EFFECTIVE | how), folder=folder, seed=3)}
 
