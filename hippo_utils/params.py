@@ -111,13 +111,20 @@ class Lora(Section):
     bits: Literal[4] | None = Field(None, description="4 is QLoRA: the frozen weights in 4-bit NF4 (needs bitsandbytes)")
     new_tokens: bool = Field(False, description="also train the embeddings of the tokens that pretraining.new_tokens added, and of no other (bases whose output layer is apart)")
 
+    @field_validator("targets")
+    @classmethod
+    def _some_targets(cls, targets):
+        if not targets:
+            raise ValueError("an empty list adapts no layer; expected all-linear or the names of linear layers, such as [q_proj, v_proj]; to train all weights set lora to null")
+        return targets
+
 
 class Training(Section):
     """One training step of the method. Effective batch = batch x accumulation sequences, on however many devices."""
     epochs: Positive
     learning_rate: Positive
     schedule: Literal["cosine", "linear", "constant", "warmup_stable_decay"]
-    warmup: Share = Field(description="share of the steps during which the learning rate rises")
+    warmup: Number = Field(description="share of the steps during which the learning rate rises, below 1")
     weight_decay: Annotated[Number, Field(ge=0)] = 0.0
     batch: Count
     accumulation: Count = 1
@@ -136,6 +143,13 @@ class Training(Section):
     accelerate: str = Field("ddp", description="name of the file in params/accelerate/ that says how several processes share the work")
     checkpoint_minutes: Annotated[Number, Field(ge=0)] = Field(10.0, description="a killed run continues from its last checkpoint")
 
+    @field_validator("warmup")
+    @classmethod
+    def _warmup_is_a_share(cls, warmup):
+        if not 0 <= warmup < 1:  # from 1 on, the Trainer reads a number of steps
+            raise ValueError(f"expected the share of the steps during which the learning rate rises, below 1 (0.03 is 3 %), got {warmup:g}")
+        return warmup
+
     @model_validator(mode="after")
     def _batch_divides(self):
         processes = self.devices * self.nodes
@@ -145,6 +159,8 @@ class Training(Section):
         if processes > 1 and not (paths.PARAMS / "accelerate" / f"{self.accelerate}.yaml").is_file():
             known = sorted(file.stem for file in (paths.PARAMS / "accelerate").glob("*.yaml"))
             raise ValueError(f"accelerate: {self.accelerate} is no file in params/accelerate/; there are {', '.join(known)}")
+        if processes > 1 and self.lora and self.lora.bits and self.accelerate.startswith("fsdp"):  # bitsandbytes' bytes are not sharded: each GPU would hold them all
+            raise ValueError(f"accelerate: {self.accelerate} does not share out the 4-bit weights of lora.bits; take accelerate: ddp, or leave lora.bits out")
         return self
 
 
@@ -429,6 +445,13 @@ class Calibration(Section):
     coverages: Annotated[list[Annotated[Number, Field(gt=0, lt=1)]], Field(min_length=1)] = Field([0.9, 0.95], description="what conformal sets promise")
 
 
+def _queue_name(name: str | None) -> str | None:
+    """A partition or an account, which goes as it is into the head of a job's script."""
+    if name is not None and not re.fullmatch(r"[\w.,-]+", name):
+        raise ValueError(f"expected letters, digits and . , _ - only, got {_short(name)}")
+    return name
+
+
 class Resources(Section):
     """What one job of a cluster asks for, per node. How many nodes, `nodes` of the stage's training says."""
     gpus: Annotated[int, Field(ge=0)] = 0
@@ -436,6 +459,11 @@ class Resources(Section):
     memory: Count = Field(16, description="GiB")
     hours: Positive = 4.0
     partition: str | None = None
+
+    @field_validator("partition")
+    @classmethod
+    def _plain(cls, name: str | None) -> str | None:
+        return _queue_name(name)
 
 
 class Cluster(Section):
@@ -448,6 +476,19 @@ class Cluster(Section):
     device: str | None = Field(None, description="what the GPUs are, by their name in the preflight's table, to check that the run fits before it waits in a queue")
     default: Resources = Resources()
     stages: dict[StageFolder, Resources] = Field(default={}, description="stages that ask for something else than `default`")
+
+    @field_validator("partition", "account")
+    @classmethod
+    def _plain(cls, name: str | None) -> str | None:
+        return _queue_name(name)
+
+    @field_validator("options")
+    @classmethod
+    def _one_option_a_line(cls, options: list[str]) -> list[str]:
+        for option in options:
+            if not option.startswith("-") or option.splitlines() != [option]:  # a second line would be one of the job's script
+                raise ValueError(f"expected options of sbatch, each on one line that begins with -, such as --qos=long, got {_short(option)}")
+        return options
 
 
 class Params(Section):
@@ -684,14 +725,14 @@ def resolve(content: dict, origin: str = "parameters") -> Params:
         raise ParamsError(_sentence(error.errors()[0], origin)) from None
 
 
-def _file(file: str | Path) -> Path:
+def params_file(file: str | Path) -> Path:
     """A path as given, or the file of that name in params/."""
     return paths.PARAMS / f"{file}.yaml" if Path(file).suffix != ".yaml" and RUN_NAME.fullmatch(str(file)) else Path(file)
 
 
 def load(file: str | Path, settings: list[str] = ()) -> Params:
     """Parameters of one run's file (a path, or the name of a file in params/), with `section.key=value` settings on top."""
-    path = _file(file)
+    path = params_file(file)
     content = read_yaml(path)
     if "variants" in content:
         raise ParamsError(f"{paths.shown(path)}: a study of several runs, not one run; start it with ./run_all.sh {paths.shown(path)}")
@@ -703,7 +744,7 @@ def load_runs(file: str | Path, settings: list[str] = ()) -> list[Params]:
 
     A variant is what a params file is, merged over the rest of the study's file; its own `extends` replaces the study's.
     """
-    path = _file(file)
+    path = params_file(file)
     content = read_yaml(path)
     if "variants" not in content:
         return [load(file, settings)]
@@ -721,11 +762,11 @@ def load_runs(file: str | Path, settings: list[str] = ()) -> list[Params]:
 def _resolved(content: dict, above: dict, settings: list[str], origin: str) -> Params:
     content = merge(_extended(content, origin), above)
     for setting in settings:
-        content = merge(content, _setting(setting))
+        content = merge(content, as_mapping(setting))
     return resolve(content, origin + ("" if not settings else " with --set"))
 
 
-def _setting(setting: str) -> dict:
+def as_mapping(setting: str) -> dict:
     """`a.b=1` as {"a": {"b": 1}}."""
     key, equals, value = setting.partition("=")
     if not equals or not all(re.fullmatch(r"\w+", part) for part in key.split(".")):

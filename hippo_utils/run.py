@@ -384,6 +384,10 @@ def main(arguments: list[str]) -> int:
             raise ParamsError(f"--jobs {options.jobs}: expected 1 or more")
         if (options.device and not options.preflight) or (options.submit and not options.slurm):
             raise ParamsError("--device belongs to --preflight, and --submit to --slurm")
+        others = {"--from": options.first, "--only": options.only, "--force": options.force, "--jobs": options.jobs, "--list": options.list,
+                  "--dry-run": options.dry_run, "--slurm": options.slurm and options.preflight}
+        if (options.preflight or options.slurm) and (beside := [flag for flag, given in others.items() if given]):
+            raise ParamsError(f"{'--preflight' if options.preflight else '--slurm'} takes the whole run and executes nothing here; leave {', '.join(beside)} out")
         if options.first and options.only:
             raise ParamsError("--from and --only exclude each other")
         given = [str(file) for file, _ in files]

@@ -94,10 +94,12 @@ def test_the_card_says_what_manifests_and_tables_say(shared):
         assert f"| {row.benchmark} | {row.group} | {row.shots} | option_text | {row.n} |" in text
     account = pd.read_csv(paths.figures("tiny") / "table_corpus.csv")
     assert all(source in text for source in account["source"])
+    data, alone = text[text.index("## Data"):text.index("## Evaluation")], cards.sources(load("tiny"), "SFT")
+    assert set(alone["kind"]) == {"general (base)", "instructions"} and "held out" not in data, "only what this row was trained on"
     for stage in manifest.STAGES:
         assert manifest.file_hash(paths.manifest("tiny", stage))[:12] in text
     assert "| learning_rate | 0.003 | 0.004 | 0.001 |" in text, "the settings of every training, in order"
-    change = float(re.search(r"largest change of any logit was ([\d.e+-]+)", text)[1])
+    change = float(re.search(r"largest change of any logit by any of these merges was ([\d.e+-]+)", text)[1])
     assert 0 <= change < cards.MERGE_BAR and "stored in float32" in text
 
 
@@ -125,7 +127,8 @@ def test_a_paper_run_is_described_for_the_hub(shared):
     account = pd.DataFrame([{"kind": "continued pre-training", "source": "pmc_patients", "licence": "CC-BY-NC-SA-4.0", "rows": 5, "words": 9, "tokens": 10}])
     scores = pd.DataFrame([{"run": "tiny", "stages": "CP+SFT", "benchmark": "medqa", "group": "all", "shots": 0, "protocol": "option_text", "n": 1273,
                             "accuracy": 0.4, "ci_low": 0.37, "ci_high": 0.43}])
-    facts = {"merging": 1e-6, "storing": 1e-2, "precision": "float16", "probed": 512, "parameters": 10, "device": "cpu", "adapters": ["1-CP", "2-CP+SFT"], "own_base": False}
+    facts = {"merging": 1e-6, "storing": 1e-2, "precision": "float16", "probed": 512, "parameters": 10, "device": "cpu", "adapters": ["1-CP", "2-CP+SFT"], "own_base": False,
+             "base": paper.pretraining.base, "revision": None}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cards.pd, "read_csv", lambda file: account if "corpus" in str(file) else scores)
         card = ModelCard(cards.model_card(paper, made, "CP+SFT", cards.licence_of(paper.pretraining.base), facts, merged=False))
@@ -148,8 +151,8 @@ def test_no_base_is_shared_without_its_licence(tmp_path):
 
 def test_a_merge_that_changes_the_model_is_not_shared(shared, tmp_path, monkeypatch):
     monkeypatch.setattr(cards, "MERGE_BAR", -1.0)
-    with pytest.raises(StageError, match="merging CP in float32 changes a logit by"):
-        cards.merge(stage_of_tiny(tmp_path), "CP", tmp_path / "merged")
+    with pytest.raises(StageError, match="merging CP in float32 changes a logit by"):  # the first merge of the row, and not its last alone
+        cards.merge(stage_of_tiny(tmp_path), ROW, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
 
@@ -158,7 +161,7 @@ def test_adapters_of_a_base_whose_vocabulary_was_extended_come_with_that_base(sh
     stage = stage_of_tiny(tmp_path)
     loaded = stage.settings.pretraining.model_copy(update={"base": "meta-llama/Llama-2-7b-hf", "revision": "abc"})
     stage = dataclasses.replace(stage, settings=stage.settings.model_copy(update={"pretraining": loaded}))
-    assert cards.adapters(stage, "CP", tmp_path / "given") == ["1-CP"] and (tmp_path / "given" / "base" / "model.safetensors").is_file()
+    assert cards.adapters(stage, "CP", tmp_path / "given", loaded.base) == ["1-CP"] and (tmp_path / "given" / "base" / "model.safetensors").is_file()
     named = json.loads((tmp_path / "given" / "1-CP" / "adapter_config.json").read_text())
     assert (named["base_model_name_or_path"], named["revision"]) == ("base", None)
 
@@ -184,18 +187,120 @@ def test_nothing_is_sent_unless_asked_for_and_then_to_private_repositories(share
             sent.append((repo_id, repo_type, sorted(file.name for file in folder_path.iterdir())))
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
-    monkeypatch.setattr(cards, "share", lambda run, row: list(shared.values()))
+    monkeypatch.setattr(cards, "share", lambda *_: list(shared.values()))
     assert reporting.main(["share", "tiny"]) == 0 and not sent
     assert reporting.main(["share", "tiny", "--push-to-hub", "someone"]) == 0
     assert [entry[:2] for entry in sent[::2]] == [("someone/tiny-cp-sft-dpo-adapters", "model"), ("someone/tiny-cp-sft-dpo", "model"), ("someone/tiny-data", "dataset")]
     assert all(private for _, _, private in sent[::2]) and all("README.md" in files for _, _, files in sent[1::2])
 
-    class Locked(Hub):
-        def create_repo(self, *_, **__):
-            raise huggingface_hub.errors.LocalTokenNotFoundError("no token")
+    for error, words in ((huggingface_hub.errors.LocalTokenNotFoundError("no token"), "log in with `hf auth login`"),
+                         (ValueError("Invalid metadata in README.md.\n- no such licence"), "Invalid metadata in README.md. - no such licence; correct the header of")):
+        monkeypatch.setattr(huggingface_hub, "HfApi", type("Locked", (Hub,), {"create_repo": raises(error)}))
+        assert reporting.main(["share", "tiny", "--push-to-hub", "someone"]) == 2
+        said = capsys.readouterr().err
+        assert words in said and said.count("\n") == 1
 
-    monkeypatch.setattr(huggingface_hub, "HfApi", Locked)
-    assert reporting.main(["share", "tiny", "--push-to-hub", "someone"]) == 2 and "log in with `hf auth login`" in capsys.readouterr().err
+
+def raises(error):
+    def method(*_, **__):
+        raise error
+    return method
+
+
+def test_a_hub_that_cannot_be_reached_is_a_sentence(shared, monkeypatch, capsys):
+    import huggingface_hub
+    monkeypatch.setattr(cards, "share", lambda *_: list(shared.values()))
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: huggingface_hub.hf_api.HfApi(endpoint="http://127.0.0.1:9", token="hf_none"))
+    assert reporting.main(["share", "tiny", "--push-to-hub", "someone"]) == 2
+    assert re.fullmatch(r"error: the hub did not take tiny-cp-sft-dpo-adapters: .*refused; on a machine that reaches it, .*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("options, words", [(["--push-to-hub", "my org"], "--push-to-hub my org: expected the name of a user or an organisation"), (["--push-to-hub", "a/b"], "--push-to-hub a/b: exp"),
+                                            (["--push-to-hub", ""], "--push-to-hub : expected"), (["--base-model", "a/b"], "the base of tiny was trained in the run; leave the option out")])
+def test_names_that_the_hub_does_not_take_are_refused_before_anything_is_merged(shared, monkeypatch, capsys, options, words):
+    monkeypatch.setattr(cards, "merge", raises(AssertionError("merged")))
+    assert reporting.main(["share", "tiny", *options]) == 2 and words in capsys.readouterr().err
+
+
+# --- a base in a local folder ------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def local(tiny_run, tmp_path, monkeypatch):
+    """The tiny run as if its base had been loaded from somebody's folder, which holds its licence."""
+    home, folder = tmp_path / "home", tmp_path / "scratch" / "alice" / "base"
+    shutil.copytree(tiny_run.home, home)
+    monkeypatch.setenv("HIPPO_HOME", str(home))
+    made, settings = manifest.read("tiny", "02_pretraining"), cards.finished("tiny")[0]
+    place = paths.stage_folder("tiny", "02_pretraining")
+    shutil.copytree(place / "base", folder)
+    shutil.rmtree(place / "base")
+    for name, text in {"README.md": "---\nlicense: mit\n---\n", "LICENSE.txt": "the terms", "USE_POLICY.md": "the policy", "NOTICE": "Copyright of the base's makers"}.items():
+        (folder / name).write_text(text)
+    loaded = settings.pretraining.model_copy(update={"base": str(folder), "architecture": None, "scratch": None})
+    (place / "base.json").write_text(json.dumps({"base": str(folder), "revision": None}))
+    outputs = {name: entry for name, entry in made["outputs"].items() if not name.startswith("base/")} | {"base.json": manifest.entry(place / "base.json")}
+    manifest.write_json(made | {"outputs": outputs}, paths.manifest("tiny", "02_pretraining"))
+    settings, found = settings.model_copy(update={"pretraining": loaded}), cards.finished("tiny")[1]
+    monkeypatch.setattr(cards, "finished", lambda run: (settings, found))
+    return folder
+
+
+def test_the_folder_of_a_local_base_is_named_nowhere_and_its_licence_comes_along(local, tmp_path, capsys):
+    import torch
+    from huggingface_hub import ModelCard
+
+    from hippo_utils.training import models
+    given, merged, _ = cards.share("tiny", "CP+SFT")
+    for file in [file for folder in (given, merged) for file in folder.rglob("*") if file.suffix != ".safetensors" and file.is_file()]:
+        assert "alice" not in file.read_text(encoding="utf-8"), file
+    for folder in (given, merged):
+        card = ModelCard.load(folder / "README.md")
+        assert "base_model" not in card.data.to_dict() and card.data.license == "mit" and "Base: a local copy of a model whose hub id was not given." in card.text
+        assert (folder / "LICENSE.txt").read_text() == "the terms" and (folder / "USE_POLICY.md").is_file() and "Copyright of the base's makers" in (folder / "NOTICE").read_text()
+    assert json.loads((given / "2-CP+SFT" / "adapter_config.json").read_text())["base_model_name_or_path"] is None
+    snippet = re.search(r"```python\n(.*?)```", (given / "README.md").read_text(), re.S)[1]
+    names: dict = {}
+    exec(snippet.replace("FOLDER/OF/THE/BASE", str(local)).replace(given.name, str(given)), names)  # what the card tells people to do
+    ids = torch.arange(40)[None]
+    trained, _ = models.load(stage_of_tiny(tmp_path), "CP+SFT")
+    assert (logits(names["model"], ids) - logits(trained, ids)).abs().max() < 1e-4
+    assert cards.NO_COPY not in capsys.readouterr().out
+
+
+def test_a_local_base_is_called_by_the_name_that_is_given(local, capsys):
+    from huggingface_hub import ModelCard
+    (local / "LICENSE.txt").unlink()
+    given, merged, _ = cards.share("tiny", "CP+SFT", "meta-llama/Meta-Llama-3-8B", "someone")
+    for folder, relation in ((given, "adapter"), (merged, "finetune")):
+        header = ModelCard.load(folder / "README.md").data.to_dict()
+        assert (header["license"], header["base_model"], header["base_model_relation"]) == ("llama3", "meta-llama/Meta-Llama-3-8B", relation)
+        for file in ("NOTICE", "README.md"):
+            text = (folder / file).read_text()
+            assert cards.NO_COPY in text and "Built with Meta Llama 3" in text and 'begin with "Llama 3"' in text
+    assert json.loads((given / "1-CP" / "adapter_config.json").read_text())["base_model_name_or_path"] == "meta-llama/Meta-Llama-3-8B"
+    assert cards.NO_COPY in capsys.readouterr().out
+
+
+def test_adapters_of_a_local_base_are_not_sent_without_its_name(local, monkeypatch):
+    monkeypatch.setattr(cards, "merge", raises(AssertionError("merged")))
+    with pytest.raises(StageError, match="adapters whose base nobody can name are of no use to others; add --base-model ORG/NAME"):
+        cards.share("tiny", "CP+SFT", None, "someone")
+    for wrong in ("llama", "a/b/c", "/scratch/alice/base", "my org/base"):
+        with pytest.raises(StageError, match=f"--base-model {wrong}: expected the hub id of the base, ORG/NAME"):
+            cards.share("tiny", "CP+SFT", wrong)
+
+
+def test_of_a_hypnos_row_only_its_own_stages_are_listed(monkeypatch):
+    """The first stage read general medicine, the second the specialty, and no row a source of weight 0."""
+    settings = load("mini_hypnos")
+    account = pd.DataFrame([{"kind": kind, "source": source, "licence": "CC-BY-4.0", "rows": 1, "tokens": 1} for kind, source in (
+        ("tokenizer only", "zh_medicine"), ("general (base)", "zh_general"), ("held out", "zh_medicine"), *(("instructions", name) for name in settings.corpus.instructions))])
+    monkeypatch.setattr(cards.pd, "read_csv", lambda file: account)
+    first, second = ({name for name, weight in part.items() if weight} for part in (settings.instruction.general, settings.instruction.mixture))
+    for row, expected in {"general": first, "specific": second, "mixed": first | second, "general+specific": first | second}.items():
+        assert set(cards.sources(settings, row)["source"]) == expected | {"zh_general"}
+    settings = settings.model_copy(update={"instruction": settings.instruction.model_copy(update={"mixture": dict.fromkeys(second, 0)})})
+    assert set(cards.sources(settings, "specific")["source"]) == {"zh_general"}
 
 
 def test_cards_are_valid_json_free_of_this_machine(shared):

@@ -75,6 +75,13 @@ def test_on_colab_it_fetches_the_project_and_leaves_torch_and_numpy_as_they_are(
     assert "/companion/hippo_utils/" in printed, "the kernel that is running finds it"
 
 
+def test_where_installing_failed_the_next_try_installs_what_was_fetched(machine, tmp_path):
+    (tmp_path / "companion").mkdir()
+    (tmp_path / "companion" / "hippo_utils").symlink_to(ROOT / "hippo_utils")
+    asked, _ = machine(setup_cell(), colab=True, installed=False, after="import hippo_utils")
+    assert len(asked) == 1 and asked[0].startswith("pip install"), "git would refuse a folder that is there"
+
+
 def test_a_second_time_nothing_is_fetched(machine):
     """As under papermill, whose kernel starts where the project is installed."""
     assert machine(setup_cell(), colab=True) == ([], "")

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from small import TINY, make_model, make_tokenizer
 
-from hippo_utils.judging import asking, pairs, prompts, verdicts
+from hippo_utils.judging import asking, local, pairs, prompts, verdicts
 from hippo_utils.judging.local import LocalJudge
 from hippo_utils.manifest import StageError
 from hippo_utils.params import LocalJudge as Settings
@@ -219,6 +219,22 @@ def test_a_local_model_that_writes_no_json_is_cut_off_kept_and_counted(model, tm
         verdicts.ask(judge, rows(ANSWERS), template="clinician-1", task="best", orders="one", store=tmp_path / "r.jsonl")
     kept = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
     assert len(kept) == 2 and all(entry["trouble"] == "cut off" and entry["tokens_out"] == 4 for entry in kept)
+
+
+@pytest.mark.parametrize("gpu, real, expected", [(True, True, "bfloat16"), (True, False, "float32"), (False, False, "float32")], ids=["a100", "t4", "cpu"])
+def test_a_judge_takes_bfloat16_only_where_the_gpu_has_it_as_the_preflight_counts(model, monkeypatch, gpu, real, expected):
+    """A T4 says that it supports bfloat16, which it emulates."""
+    import torch
+
+    from hippo_utils.params import load
+    from hippo_utils.training import preflight
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: real or including_emulation)
+    assert local.precision("auto") == expected and local.precision("float16") == "float16"
+    settings = load("colab_t4", [f"preference.local.model={model}", "preference.local.precision=auto"])
+    asked = settings.model_copy(update={"preference": settings.preference.model_copy(update={"local": settings.preference.local.model_copy(update={"precision": expected})})})
+    device = preflight.Device("this one", 16, 1, bfloat16=real, gpus=int(gpu))
+    assert preflight.judge_memory(settings, device) == preflight.judge_memory(asked, device)
 
 
 def test_a_model_that_is_not_there_is_one_sentence(tmp_path):

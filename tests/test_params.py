@@ -100,6 +100,10 @@ MISTAKES = {  # content of the file -> what the one line must say
     "benchmark not built": ("extends: mini_llama\ncorpus: {benchmarks: [medqa]}", ["evaluation.benchmarks", "corpus.benchmarks"]),
     "heads do not divide": ("extends: mini_llama\npretraining: {architecture: {heads: 3}}", ["pretraining.architecture", "width 128", "heads 3"]),
     "two bases": ("extends: mini_llama\npretraining: {base: org/model}", ["pretraining", "either base", "or architecture"]),
+    "a partition of two words": ("extends: mini_llama\ncluster: {stages: {02_pretraining: {partition: gpu big}}}", ["cluster.stages.02_pretraining.partition", "letters, digits", "'gpu big'"]),
+    "an account with a script in it": ("extends: mini_llama\ncluster: {account: \"med\\ncurl x\"}", ["cluster.account", "letters, digits", "'med\\ncurl x'"]),
+    "no option of sbatch": ("extends: mini_llama\ncluster: {options: [--exclusive, qos=long]}", ["cluster.options", "such as --qos=long", "'qos=long'"]),
+    "two lines in an option": ("extends: mini_llama\ncluster: {options: [\"--qos=long\\ncurl x\"]}", ["cluster.options", "each on one line that begins with -"]),
     "base without tokenizer": ("extends: mini_llama\ncorpus: {vocabulary: null}", ["corpus.vocabulary", "pretraining.architecture"]),
 }
 

@@ -11,7 +11,7 @@ from conftest import ROOT, executed
 from small import make_model, make_tokenizer
 
 from hippo_utils import manifest, paths
-from hippo_utils.params import Lora, ParamsError, Training, load, resolve
+from hippo_utils.params import Lora, Params, ParamsError, Training, load, load_runs, resolve
 from hippo_utils.training import preflight
 from hippo_utils.training.preflight import DEVICES, GIB, Device
 
@@ -132,6 +132,12 @@ def test_a_run_that_is_up_to_date_is_not_checked_and_one_that_is_due_in_one_line
     assert len(re.findall(r"^preflight of toy: \[OK\] at most [\d.]+ of [\d.]+ GiB", printed, re.M)) == 1
 
 
+def proposed(said: str) -> Params:
+    """The parameters that the report proposes, as a user would save them."""
+    import yaml
+    return resolve(yaml.safe_load(said.partition("save them as a file in params/):\n")[2]))
+
+
 def test_the_report_names_each_requirement_and_the_params_file_that_fits(home, tmp_path, capsys):
     settings = load("hippo_llama")
     assert preflight.report(settings, DEVICES["h200"])
@@ -140,11 +146,112 @@ def test_the_report_names_each_requirement_and_the_params_file_that_fits(home, t
     assert not preflight.report(settings, DEVICES["t4"])
     said = capsys.readouterr().out
     assert "[FAIL] memory: CP needs" in said and "[OK]   disk" in said
-    import yaml
-    smaller = resolve(yaml.safe_load(said.partition("save them as a file in params/):\n")[2]))
+    smaller = proposed(said)
     assert smaller.run == "hippo_llama_t4"
     assert smaller.pretraining.cp.batch * smaller.pretraining.cp.accumulation == 16, "the same effective batch"
     assert preflight.report(smaller, DEVICES["t4"])
+
+
+def test_a_proposal_changes_what_does_not_fit_and_keeps_what_was_asked(home, capsys):
+    asked = ["instruction.sft.batch=64", "instruction.sft.accumulation=2", "pretraining.cp.epochs=2"]
+    assert not preflight.report(load("hippo_llama", asked), DEVICES["rtx-4090"], "hippo_llama", asked)
+    smaller = proposed(capsys.readouterr().out)
+    before = load("hippo_llama", asked)
+    assert smaller.pretraining.cp == before.pretraining.cp and smaller.preference == before.preference, "these fitted, and --set is kept"
+    assert smaller.instruction.sft.batch < 64 and smaller.instruction.sft.batch * smaller.instruction.sft.accumulation == 128
+    assert preflight.report(smaller, DEVICES["rtx-4090"])
+
+
+def test_a_proposal_that_does_not_mend_all_says_what_is_left(home, capsys):
+    asked = ["preference.dpo.max_length=8192", "instruction.sft.batch=128"]
+    assert not preflight.report(load("hippo_llama", asked), DEVICES["a100-40"], "hippo_llama", asked)
+    said = capsys.readouterr().out
+    assert "make the trainings fit" in said and "These parameters fit" not in said
+    assert said.partition("and this is left")[2].strip().endswith("preference.dpo.max_length is 8192, the base was made for 4096 tokens")
+    preflight.report(load("hippo_llama", asked[:1]), DEVICES["a100-80"])
+    assert "These parameters" not in capsys.readouterr().out, "there is nothing to change"
+
+
+def test_a_proposal_for_a_study_or_a_file_elsewhere_says_where_it_belongs(home, tmp_path, capsys, monkeypatch):
+    import yaml
+    runs = load_runs("study_corpora_7b")
+    preflight.report(runs[0], DEVICES["t4"], "study_corpora_7b")
+    said = capsys.readouterr().out
+    name = runs[0].run.removeprefix("study_corpora_7b-")
+    assert "(put them into params/study_corpora_7b.yaml)" in said
+    block = yaml.safe_load(re.search(r"study_corpora_7b.yaml\):\n((?:    .*\n)+)", said)[1])
+    assert block["variants"][name]["pretraining"]["cp"]["lora"]["bits"] == 4 and "extends" not in block
+    file = tmp_path / "mine.yaml"
+    file.write_text("extends: hippo_llama\nrun: my_run\n")
+    preflight.report(load(file), DEVICES["t4"], str(file))
+    assert f"(put them into {paths.shown(file)})" in capsys.readouterr().out
+    writer = ["pretraining.generators.llama_writer.training.batch=16384"]
+    preflight.report(load("mini_hypnos", writer), DEVICES["t4"], "mini_hypnos", writer)
+    assert proposed(capsys.readouterr().out).pretraining.generators["llama_writer"].training.batch < 16384
+    with pytest.raises(manifest.StageError, match="run_all.sh study_corpora_7b --preflight --device t4 --set evaluation.precision=float16 says what would fit"):
+        preflight.check(runs[0], DEVICES["t4"], manifest.STAGES, "study_corpora_7b", ["evaluation.precision=float16"])
+
+
+def test_what_would_be_refused_hours_later_is_refused_now(home, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_NODELIST", raising=False)
+    monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: None)
+    assert failed(CPU, "mini_llama", "pretraining.cp.devices=2", "pretraining.cp.accelerate=fsdp2", "instruction.sft.nodes=2", "preference.dpo.attention=flash_attention_2") == [
+        "devices: pretraining.cp.accelerate is fsdp2, which shares a model out over GPUs, and a CPU is none; take ddp",
+        *["nodes: instruction.sft.nodes is 2; start this run as a job of the cluster (--slurm), or set it to 1"] * 2,
+        "attention: preference.dpo.attention is flash_attention_2, which needs 16 bit on a GPU that has bfloat16; auto takes what there is"]
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "node[1-2]")
+    monkeypatch.setenv("OPENAI_API_KEY", "word")
+    assert failed(CPU, "mini_llama", "instruction.sft.nodes=2") == []
+    here = Device("NVIDIA A100", 80, 312)
+    monkeypatch.setattr(preflight, "_memory", lambda: 64 * GIB)
+    said = failed(here, "hippo_llama", "pretraining.cp.attention=flash_attention_2", "preference.dpo.lora.bits=4")
+    assert [words.partition(",")[0] for words in said] == ["attention: pretraining.cp.attention is flash_attention_2", "4 bit: preference.dpo.lora.bits needs bitsandbytes"]
+    assert failed(DEVICES["a100-80"], "hippo_llama", "pretraining.cp.attention=flash_attention_2") == [], "what is installed there is not known here"
+
+
+def test_hours_in_float32_are_those_of_float32(home):
+    plan = {kind: preflight.plan(load("hippo_llama", [f"pretraining.cp.precision={kind}"]))[0].hours(DEVICES["a100-80"]) for kind in ("bfloat16", "float32")}
+    assert plan["float32"] / plan["bfloat16"] == pytest.approx(312 / 19.5)
+
+
+def test_the_batch_is_shown_as_the_devices_share_it(home, capsys):
+    preflight.report(load("hippo_llama", ["pretraining.cp.devices=8"]), DEVICES["a100-80"])
+    said = capsys.readouterr().out
+    assert re.search(r"^  CP .* 2 x 1 x 8 ", said, re.M) and re.search(r"^  SFT .* 8 x 2 ", said, re.M)
+
+
+def test_activations_computed_twice_cost_another_forward_pass_attention_included(home):
+    once, twice = (preflight.plan(load("hippo_llama", [f"pretraining.cp.activation_checkpointing={word}"]))[0] for word in ("false", "true"))
+    s = once.shape
+    assert twice.flops() - once.flops() == pytest.approx(once.tokens * (2 * s.multiplied() + 4 * s.layers * s.heads * s.head_width * once.training.max_length))
+
+
+def test_new_tokens_count_as_the_model_counts_them(home, tmp_path):
+    from hippo_utils.training import models
+    tokenizer = make_tokenizer(tmp_path)
+    model = make_model(tokenizer)
+    model.config.tie_word_embeddings = False
+    new = 7
+    tokenizer.add_tokens([f"词{number}" for number in range(new)])
+    model.resize_token_embeddings(len(tokenizer))
+    from peft import get_peft_model
+    lora = Lora(rank=4, alpha=8, targets=["gate_proj"], new_tokens=True)
+    counted = models.parameters(get_peft_model(model, models.lora_config(lora, model, tokenizer)))["trainable"]
+    shape = preflight.replace(preflight.from_config(model.config.to_dict(), "this one"), new_tokens=new)
+    training = Training(epochs=1, learning_rate=1e-3, schedule="constant", warmup=0.0, batch=1, max_length=64, precision="float32", lora=lora)
+    assert preflight.trainable(shape, training) == counted
+    more = load("hippo_llama", ["pretraining.new_tokens=1000", "instruction.sft.lora.new_tokens=true"])
+    assert preflight.shape_of(more)[0].vocabulary == 33000
+
+
+@pytest.mark.parametrize("content, words", [('{"model_type": "llama"', "no JSON object is in it"), ("[]", "no JSON object is in it"), ('{"model_type": "llama"}', "it has no num_attention_heads"),
+                                            ('{"model_type": "llama", "num_attention_heads": "x"}', "it has no vocab_size")])
+def test_a_damaged_base_stops_the_run_in_a_sentence(home, tmp_path, content, words):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(manifest.StageError, match=f"is damaged \\({words}\\); fetch the model again"):
+        preflight.check(load("hippo_llama", [f"pretraining.base={tmp_path}"]), DEVICES["h200"], manifest.STAGES)
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    assert preflight.lacks(str(tmp_path)) == "no readable model.safetensors.index.json"
 
 
 def test_precision_and_context_are_requirements_too(home):
@@ -191,7 +298,7 @@ def test_this_machines_device_is_read_from_nvidia_smi(tmp_path, monkeypatch):
     monkeypatch.setattr(preflight, "_built_for_the_cpu", lambda: True)
     unused = preflight.this_device(1)
     assert unused.gpus == 0 and unused.name == "this CPU (NVIDIA GB10 is not used: the PyTorch that is installed was built without CUDA)"
-    assert "run: toy_cpu" in preflight.as_params_file(load("mini_llama").model_copy(update={"run": "toy"}), {}, unused)
+    assert "run: toy_cpu" in preflight.as_params_file(load("mini_llama").model_copy(update={"run": "toy"}), {}, unused)[0]
     tool.unlink()
     assert preflight.this_device(1).name == "this CPU"
 

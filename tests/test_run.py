@@ -197,6 +197,11 @@ def test_a_notebook_that_is_gone_is_said_before_anything_starts(toy):
     assert "07_calibration.ipynb does not exist" in printed and executed(printed) == []
 
 
+@pytest.mark.parametrize("options, named", [(["--only", "03"], "--only"), (["--force", "03", "--list"], "--force, --list"), (["--dry-run", "--device", "t4"], "--dry-run")])
+def test_preflight_refuses_the_options_that_it_would_not_heed(toy, options, named):
+    assert f"--preflight takes the whole run and executes nothing here; leave {named} out" in toy("toy", "--preflight", *options, code=2)
+
+
 def test_help_names_every_option():
     printed = subprocess.run([sys.executable, "-m", "hippo_utils.run", "--help"], capture_output=True, text=True, check=True).stdout
     assert not [option for option in ("--set", "--from", "--force", "--jobs", "--list", "--dry-run", "--test") if option not in printed]

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 
@@ -11,21 +13,23 @@ from conftest import Project, executed
 from test_faults import finished, quick_done, quick_template  # noqa: F401  (fixtures)
 
 from hippo_utils import manifest
+from hippo_utils.corpus import hub
 from hippo_utils.params import ParamsError, load
 from hippo_utils.training import preflight, slurm
 
 SBATCH = '''#!{python}
-"""Stands in for sbatch: runs the job here and now, each task of an array in turn, if all it waits for went well."""
-import json, os, pathlib, re, subprocess, sys
+"""Stands in for sbatch: runs the job here and now, each task of an array in turn, if all it waits for went well; with HIPPO_HOLD it only queues."""
+import json, os, pathlib, re, shlex, subprocess, sys
 book = pathlib.Path(os.environ["SLURM_BOOK"])
 jobs = json.loads(book.read_text()) if book.exists() else []
 text = pathlib.Path(sys.argv[-1]).read_text()
 number = 100 + len(jobs)
-options = dict(re.findall(r"^#SBATCH --([\\w-]+)=(.*)$", text, re.M))
+words = [word for line in re.findall(r"^#SBATCH (.*)$", text, re.M) for word in shlex.split(line)]
+options = dict(word.removeprefix("--").split("=", 1) for word in words)
 waits = re.findall(r"(afterok|aftercorr):(\\d+)", " ".join(sys.argv[1:-1]))
 last = int(options.get("array", "0-0").split("-")[1])
 codes = []
-for task in range(last + 1):
+for task in range(0 if "HIPPO_HOLD" in os.environ else last + 1):
     before = [jobs[int(n) - 100]["codes"] for _, n in waits]
     if any(any(c) if kind == "afterok" else c[task] for (kind, _), c in zip(waits, before)):
         codes.append("never started")
@@ -35,12 +39,24 @@ for task in range(last + 1):
         environment["SLURM_ARRAY_TASK_ID"] = str(task)
     if "HIPPO_REFUSE" in os.environ and os.environ["HIPPO_REFUSE"] in sys.argv[-1]:
         sys.exit("sbatch: error: Batch job submission failed: Invalid account")
-    name = options["output"].replace("%j", str(number)).replace("%A_%a", f"{{number}}_{{task}}")
+    name = re.sub("%(.)", lambda found: {{"%": "%", "j": str(number), "A": str(number), "a": str(task)}}[found[1]], options["output"])
     with open(name, "w") as log:
         codes.append(subprocess.run(["bash", sys.argv[-1]], env=environment, stdout=log, stderr=subprocess.STDOUT).returncode)
 jobs.append({{"arguments": sys.argv[1:-1], "script": pathlib.Path(sys.argv[-1]).name, "options": options, "waits": waits, "codes": codes}})
 book.write_text(json.dumps(jobs))
 print(f"{{number}};cluster")
+'''
+SQUEUE = '''#!{python}
+"""Stands in for squeue: the numbers of the queued jobs of these names, as Slurm writes those of arrays."""
+import json, os, pathlib, sys
+if "HIPPO_NO_ANSWER" in os.environ:
+    sys.exit("slurm_load_jobs error: Unable to contact slurm controller")
+assert {{"--me", "--noheader", "--format=%i"}} < set(sys.argv)
+names = next(word for word in sys.argv if word.startswith("--name="))[7:].split(",")
+book = pathlib.Path(os.environ["SLURM_BOOK"])
+for place, job in enumerate(json.loads(book.read_text()) if book.exists() else []):
+    if not job["codes"] and job["options"]["job-name"] in names:
+        print(f"{{100 + place}}" + (f"_[{{job['options']['array']}}]" if "array" in job["options"] else ""))
 '''
 
 
@@ -52,14 +68,22 @@ def toy(finished):
 
 @pytest.fixture
 def queue(tmp_path, monkeypatch):
-    """A PATH with a stand-in sbatch; called, it returns the jobs that were sent."""
+    """A PATH with a stand-in sbatch and squeue; called, it returns the jobs that were sent."""
     tools = tmp_path / "tools"
     tools.mkdir()
-    (tools / "sbatch").write_text(SBATCH.format(python=sys.executable))
-    (tools / "sbatch").chmod(0o755)
+    for name, source in (("sbatch", SBATCH), ("squeue", SQUEUE)):
+        (tools / name).write_text(source.format(python=sys.executable))
+        (tools / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_BOOK", str(tmp_path / "book.json"))
     return lambda: json.loads((tmp_path / "book.json").read_text())
+
+
+@pytest.fixture
+def data(home):
+    """The folders of hippo_llama's data sets, without the data."""
+    for source in hub.used(load("hippo_llama").corpus):
+        (home / "data" / source.hub).mkdir(parents=True, exist_ok=True)
 
 
 def scripts(project: Project, name: str) -> dict[str, str]:
@@ -80,13 +104,60 @@ def test_a_run_is_a_chain_of_jobs_that_does_the_run(toy, queue):
     assert "everything is up to date; no job to write" in toy("toy", "--slurm", "--set", "preference.dpo.beta=0.2")
 
 
-def test_only_what_is_due_gets_a_job_and_later_edits_do_not_reach_waiting_jobs(toy, queue):
+def test_only_what_is_due_gets_a_job_and_no_later_edit_or_call_reaches_waiting_jobs(toy, queue, tmp_path):
     printed = toy("toy", "--slurm", "--set", "calibration.bins=5")
     assert re.findall(r"^  (\S+)", printed, re.M) == ["07_calibration.sbatch"] and "--submit hands them to sbatch" in printed
+    job = shutil.copy(toy.home / "outputs" / "toy" / "slurm" / "07_calibration.sbatch", tmp_path)  # as Slurm does when a job is submitted
     (toy.root / "params" / "toy.yaml").write_text("extends: mini_llama\nrun: toy\ncalibration: {bins: 99}\n")
-    job = toy.home / "outputs" / "toy" / "slurm" / "07_calibration.sbatch"
+    toy("toy", "--slurm", "--set", "calibration.bins=7")
     subprocess.run(["sbatch", str(job)], check=True, cwd=toy.root, env=toy.environment(), capture_output=True)
     assert queue()[0]["codes"] == [0] and toy.manifest("07_calibration")["parameters"]["calibration"]["bins"] == 5
+
+
+def test_a_chain_that_is_in_the_queue_is_not_queued_again(toy, queue, monkeypatch):
+    monkeypatch.setenv("HIPPO_HOLD", "1")
+    (toy.root / "params" / "study_toy.yaml").write_text(STUDY)
+    toy("study_toy", "--slurm", "--submit")
+    sent = queue()
+    assert sent[3]["options"]["array"] == "0-1" and len(sent) == 8
+    numbers = [str(100 + place) for place in range(8)]
+    said = toy("study_toy", "--slurm", "--submit", "--set", "seed=3", code=2)
+    assert f"study_toy: its jobs {', '.join(numbers)} are in the queue already; wait for them, or take them back: scancel {' '.join(numbers)}\n" in said
+    assert queue() == sent, "nothing was sent"
+    toy("study_toy", "--slurm")  # writing scripts disturbs nobody
+    toy("toy", "--slurm", "--submit", "--set", "calibration.bins=5")
+    assert len(queue()) == 9, "the jobs of another run are no hindrance"
+    monkeypatch.setenv("HIPPO_NO_ANSWER", "1")
+    toy("toy", "--slurm", "--submit", "--set", "calibration.bins=5")
+    assert len(queue()) == 10, "a squeue that does not answer is none either"
+
+
+@pytest.mark.parametrize("options, named", [(["--dry-run"], "--dry-run"), (["--only", "07"], "--only"), (["--from", "07"], "--from"), (["--force", "07"], "--force"),
+                                            (["--list"], "--list"), (["--jobs", "2"], "--jobs"), (["--preflight"], "--slurm")])
+def test_options_of_another_use_are_refused_before_a_job_is_sent(toy, queue, tmp_path, options, named):
+    said = toy("toy", "--slurm", "--submit", "--set", "calibration.bins=5", *options, code=2)
+    assert f"takes the whole run and executes nothing here; leave {named} out" in said
+    assert not (tmp_path / "book.json").exists() and not scripts(toy, "toy")
+
+
+def test_spaces_and_percent_signs_in_folders_and_names_reach_no_option(toy, queue, tmp_path):
+    """sbatch takes the lines of a script apart as a shell does, and reads % in the name of a log."""
+    odd = toy.copy(tmp_path / "a 100%j folder")
+    odd("toy", "--slurm", "--submit", "--set", "calibration.bins=5")
+    job, = queue()
+    assert job["codes"] == [0] and odd.manifest("07_calibration")["parameters"]["calibration"]["bins"] == 5
+    assert (odd.home / "outputs" / "toy" / "slurm" / "07_calibration-100.log").is_file()
+    (odd.root / "params" / "my study.yaml").write_text(STUDY)
+    odd(str(odd.root / "params" / "my study.yaml"), "--slurm")
+    heads = {stage: shlex.split(" ".join(re.findall("^#SBATCH (.*)$", text, re.M))) for stage, text in scripts(odd, "my study").items()}
+    assert heads["04_preference"][0] == "--job-name=my study-04" and all(word.startswith("--") for words in heads.values() for word in words)
+
+
+@pytest.mark.parametrize("line", ["echo 'loading", "module load $(cat modules", "if true; then", "cat <<END"])
+def test_a_setup_that_breaks_the_script_is_refused_before_anything_is_sent(toy, queue, tmp_path, line):
+    said = toy("toy", "--slurm", "--submit", "--set", "calibration.bins=5", "--set", f"cluster.setup={json.dumps([line])}", code=2)
+    assert re.search(r"error: cluster.setup: with these lines 07_calibration.sbatch is no shell script \(.*line \d+.*\); close every quote", said)
+    assert not (tmp_path / "book.json").exists()
 
 
 STUDY = """run: study_toy
@@ -184,6 +255,22 @@ def test_offline_jobs_that_would_need_the_hub_are_refused_before_they_wait(home,
     assert slurm.main(["mini_llama", *local]) == 2 and "the judge some/judge is not on this machine" in capsys.readouterr().err
 
 
+def test_jobs_without_their_data_sets_are_refused_before_they_wait(home, queue, tmp_path, capsys):
+    """Also where jobs reach a network: a run reads its mirror only."""
+    assert slurm.main(["hippo_llama", "--submit", "--set", "corpus.data_root=my data"]) == 2
+    said = capsys.readouterr().err
+    assert "offline" not in said and "some/judge" not in said and re.search(r"^error: hippo_llama: \S*/my data lacks GBaker/MedQA-USMLE-4-options, .*, qiaojin/PubMedQA", said)
+    assert "(on a node with a network: python -m hippo_utils.corpus fetch hippo_llama --set 'corpus.data_root=my data')" in said
+    assert not (tmp_path / "book.json").exists()
+
+
+def test_with_their_data_sets_jobs_are_written_and_models_are_the_jobs_affair(data, capsys):
+    assert slurm.main(["hippo_llama"]) == 0 and "7 jobs" in capsys.readouterr().out
+    assert slurm.main(["hippo_llama", "--set", "cluster.offline=true"]) == 2
+    said = capsys.readouterr().err
+    assert "cluster.offline is set, and the base meta-llama/Llama-2-7b-hf is not on this machine" in said and "lacks" not in said
+
+
 def test_a_model_is_whole_with_all_its_weights_and_its_tokenizer(tmp_path):
     assert preflight.lacks("nobody/nothing") == "no config.json"
     found = []
@@ -194,10 +281,27 @@ def test_a_model_is_whole_with_all_its_weights_and_its_tokenizer(tmp_path):
     assert found == ["no weights", "no one.safetensors", "no two.safetensors", "no tokenizer", None]
 
 
-def test_a_cluster_whose_gpus_are_too_small_is_refused_before_the_jobs_wait(home, capsys):
+def test_a_cluster_whose_gpus_are_too_small_is_refused_before_the_jobs_wait(data, capsys):
     assert slurm.main(["hippo_llama", "--set", "cluster.device=t4"]) == 2
     assert "hippo_llama does not fit: memory: CP needs" in capsys.readouterr().err
     assert slurm.main(["hippo_llama", "--set", "cluster.device=h200"]) == 0
+    assert slurm.main(["hippo_llama", "--set", "cluster.device=a1000"]) == 2
+    assert "hippo_llama: cluster.device: a1000 is not in the preflight's table of devices; there are t4, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("setting, said", [
+    ("cluster.stages.03_instruction.hours=3", r"cluster.stages.03_instruction.hours is 3, and the trainings of 03_instruction take about \d+\.\d hours on h200"),
+    ("cluster.stages.03_instruction.memory=20", r"cluster.stages.03_instruction.memory is 20 GiB, and merging adapters in float32 in 03_instruction takes 27\.6 GiB")])
+def test_hours_and_memory_that_the_preflight_finds_too_few_are_refused(data, capsys, setting, said):
+    """As a job that is killed at its limit would, after days."""
+    assert slurm.main(["hippo_llama", "--set", "cluster.device=h200", "--set", setting]) == 2
+    assert re.search(f"^error: hippo_llama: {said}.*; ask for more$", capsys.readouterr().err, re.M)
+
+
+def test_only_the_stages_that_get_a_job_must_have_their_hours(toy):
+    short = ["--set", "cluster.device=h200", "--set", "cluster.default.hours=1e-9"]
+    assert re.search("cluster.default.hours is 1e-09, and the trainings of 03_instruction", toy("toy", "--slurm", *short, "--set", "instruction.sft.epochs=2", code=2))
+    assert "1 jobs" in toy("toy", "--slurm", *short, "--set", "calibration.bins=5")
 
 
 def test_a_mistake_in_the_section_is_one_sentence():

@@ -1,5 +1,6 @@
 """How a training computes (precision, attention, packing, 4 bit), and what is refused before hours are spent."""
 
+import copy
 import functools
 import importlib.util
 import json
@@ -229,7 +230,11 @@ def test_cp_inside_documents_learns_and_differs_from_cp_across(tokenizer, tmp_pa
 
 @pytest.mark.parametrize("setting, words", [("instruction.sft.packing=across", "learned in sight of other questions"), ("preference.dpo.packing=documents", "in rows of their own"),
                                             ("pretraining.cp.devices=3", "effective batch of 16 sequences .* cannot be shared equally by 3 processes"),
-                                            ("instruction.sft.accelerate=ddq", None), ("pretraining.cp.lora.bits=8", "bits")])
+                                            ("instruction.sft.accelerate=ddq", None), ("pretraining.cp.lora.bits=8", "bits"),
+                                            ("pretraining.cp.lora.targets=[]", "adapts no layer; expected all-linear or the names of linear layers"),
+                                            ("preference.dpo.warmup=1", r"warmup: expected the share of the steps .* below 1 \(0.03 is 3 %\), got 1"),
+                                            (["instruction.sft.lora.bits=4", "instruction.sft.accelerate=fsdp2", "instruction.sft.devices=2"],
+                                             "fsdp2 does not share out the 4-bit weights of lora.bits; take accelerate: ddp")])
 def test_settings_that_cannot_be_meant_are_refused(setting, words):
     if words is None:  # the file is looked for only when it is used
         assert params.load("hippo_llama", [setting]).instruction.sft.devices == 1
@@ -327,6 +332,30 @@ def test_an_adapter_of_another_base_is_refused(run, tokenizer, change, words):
             models.apply(make_model(tokenizer, **change), folder)
 
 
+@pytest.mark.parametrize("part", ["embeddings", "norms"])
+def test_a_base_that_is_another_one_beyond_its_first_embedding_is_told_apart(run, tokenizer, part):
+    other = make_model(tokenizer, **WIDE)
+    with torch.no_grad():
+        for name, weight in other.named_parameters():
+            if weight.dim() > 1 and part == "embeddings":
+                weight[1:] += 0.01
+            if "norm" in name and part == "norms":
+                weight += 0.02
+    with pytest.raises(StageError, match="was trained on another base than"):
+        models.apply(other, run.root / "02_pretraining" / "CP")
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_an_adapter_that_was_trained_in_16_bit_belongs_to_the_same_base_in_float32(run, tokenizer, precision):
+    """05 merges in float32 what a T4 trained in float16; numbers too small for float16 are nothing in it."""
+    base, _ = models.load(run, "base")
+    with torch.no_grad():
+        base.get_input_embeddings().weight[::3] *= 1e-7
+    low = models.add_lora(models.cast(copy.deepcopy(base), precision), LORA)
+    models.save(low, run.folder / "low")
+    assert models.trained(base, run.folder / "low").peft_config
+
+
 def test_an_adapter_that_is_cut_short_or_incomplete_is_refused(run, tokenizer):
     from safetensors.torch import load_file, save_file
     folder = run.root / "02_pretraining" / "CP"
@@ -374,6 +403,6 @@ def test_an_adapter_keeps_the_mark_of_its_base_through_merging(run, ids):
     merged, tokenizer = models.load(run, "CP")
     made, *_ = instruction.train(merged, tokenizer, INSTRUCTIONS, TRAINING, folder=run.root / "c", seed=0)
     models.save(made, run.folder / "CP+SFT")
-    assert json.loads((run.folder / "CP+SFT" / models.MARK_FILE).read_text())["embeddings"] == json.loads((run.root / "02_pretraining/CP" / models.MARK_FILE).read_text())["embeddings"]
+    assert json.loads((run.folder / "CP+SFT" / models.MARK_FILE).read_text())["numbers"] == json.loads((run.root / "02_pretraining/CP" / models.MARK_FILE).read_text())["numbers"]
     assert largest(logits(models.load(run, "CP+SFT")[0], ids), logits(made, ids)) < 1e-4
     shutil.rmtree(run.root / "c")

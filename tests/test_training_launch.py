@@ -155,6 +155,26 @@ def test_several_nodes_without_a_cluster_are_refused(tokenizer, tmp_path, monkey
         STEPS["SFT"](make_model(tokenizer), tokenizer, {"nodes": 2}, tmp_path)
 
 
+@pytest.mark.parametrize("scontrol, said", [
+    (None, r"scontrol, which names them, cannot be started \(No such file or directory\); load Slurm's commands in cluster.setup"),
+    ("echo 'slurm_load_node error: Unable to contact slurm controller' >&2; exit 1", r"scontrol names none for node\[1-2\] \(slurm_load_node error: Unable to contact slurm controller\)"),
+    ("exit 0", r"scontrol names none for node\[1-2\] \(no reason given\)")])
+def test_nodes_that_cannot_be_named_are_a_sentence(tmp_path, monkeypatch, scontrol, said):
+    if scontrol:
+        (tmp_path / "scontrol").write_text(f"#!/bin/sh\n{scontrol}\n")
+        (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "node[1-2]")
+    with pytest.raises(StageError, match=f"^2 nodes: {said}"):
+        launching.command(tmp_path / "a training", SFT.model_copy(update={"nodes": 2}))
+
+
+@pytest.mark.parametrize("arguments, said", [([], "the following arguments are required: folder"), (["."], r"\. holds no training that a notebook prepared: no job\.json")])
+def test_the_command_of_a_process_without_its_folder_says_how_it_is_used(tmp_path, arguments, said):
+    done = subprocess.run([sys.executable, "-m", "hippo_utils.training", *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("usage: ") and re.search(said, done.stderr) and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("batch, accumulation", [(8, 2), (4, 4), (16, 1), (2, 8), (3, 4), (5, 6)])
 def test_the_effective_batch_is_the_same_on_any_number_of_devices(batch, accumulation):
     for processes in range(1, batch * accumulation + 1):

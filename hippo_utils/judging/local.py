@@ -14,6 +14,14 @@ from hippo_utils.manifest import StageError
 from hippo_utils.params import LocalJudge as Settings
 
 
+def precision(asked: str) -> str:
+    """The precision of the judge's weights: bfloat16 where the GPU computes in it (older ones emulate it, slowly), else float32, as the preflight counts."""
+    import torch
+    if asked != "auto":
+        return asked
+    return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+
+
 class LocalJudge(Judge):
     """One request at a time, greedily, so that the same question has the same verdict."""
     in_flight = 1
@@ -23,17 +31,16 @@ class LocalJudge(Judge):
         from transformers import AutoModelForCausalLM, AutoTokenizer
         if task == "ranking" and settings.method == "log_likelihood":
             raise StageError("preference.local.method log_likelihood compares letters, so it finds the best answer and no ranking; use generation, or task best")
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        precision = settings.precision if settings.precision != "auto" else "bfloat16" if device == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+        device, kind = "cuda" if torch.cuda.is_available() else "cpu", precision(settings.precision)
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(settings.model, revision=settings.revision)
-            self._model = AutoModelForCausalLM.from_pretrained(settings.model, revision=settings.revision, dtype=getattr(torch, precision)).to(device).eval()
+            self._model = AutoModelForCausalLM.from_pretrained(settings.model, revision=settings.revision, dtype=getattr(torch, kind)).to(device).eval()
         except (OSError, ValueError) as error:
             raise StageError(f"the judge {settings.model} cannot be loaded ({str(error).splitlines()[0]}); preference.local.model names a folder "
                              "that holds a model with its tokenizer, or a hub id on a machine that reaches the hub") from None
         self._settings = settings
         self.name = f"{settings.model} on this machine by {settings.method}, instructions {template}"
-        self.identity = key_of(settings.model, settings.revision, settings.method, settings.tokens, precision)
+        self.identity = key_of(settings.model, settings.revision, settings.method, settings.tokens, kind)
         self.account, self.troubles = Account(most_out=settings.tokens), Counter()
 
     def reply(self, asked: Asked, messages: list[dict[str, str]]) -> Reply:

@@ -67,6 +67,7 @@ def main(arguments: list[str]) -> int:
     given = commands.add_parser("share")
     given.add_argument("run")
     given.add_argument("row", nargs="?", help="a row of the ablation, such as CP+SFT (default: the last one that was evaluated)")
+    given.add_argument("--base-model", metavar="ORG/NAME", help="hub id of a base that lies in a local folder, for the cards and adapters")
     given.add_argument("--push-to-hub", metavar="NAMESPACE", help="also send it to private repositories of this user or organisation")
     again = commands.add_parser("redraw")
     again.add_argument("run")
@@ -88,8 +89,8 @@ def main(arguments: list[str]) -> int:
             return 0
         if options.command == "share":
             from hippo_utils.reporting import cards
-            folders = cards.share(options.run, options.row)
-            if options.push_to_hub:
+            folders = cards.share(options.run, options.row, options.base_model, options.push_to_hub)
+            if options.push_to_hub is not None:
                 cards.push(folders, options.push_to_hub)
             return 0
         if options.command == "study":

@@ -93,7 +93,15 @@ def command(place: Path, training: Training) -> list[str]:
         return [*launch, "--main_process_port", "0", *module]
     if "SLURM_JOB_NODELIST" not in os.environ:
         raise StageError(f"{training.nodes} nodes: start this run as a job of the cluster, or set nodes to 1")
-    first = subprocess.run(["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]], capture_output=True, text=True, check=True).stdout.split()[0]
+    try:
+        asked = subprocess.run(["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]], capture_output=True, text=True)
+    except OSError as error:
+        raise StageError(f"{training.nodes} nodes: scontrol, which names them, cannot be started ({error.strerror}); "
+                         "load Slurm's commands in cluster.setup, or set nodes to 1") from None
+    if asked.returncode or not asked.stdout.split():
+        why = " ".join(asked.stderr.split()) or "no reason given"
+        raise StageError(f"{training.nodes} nodes: scontrol names none for {os.environ['SLURM_JOB_NODELIST']} ({why}); submit the job again, or set nodes to 1")
+    first = asked.stdout.split()[0]
     port = PORT + int(os.environ.get("SLURM_JOB_ID", 0)) % 1000  # two jobs may share a node
     several = ["--num_machines", str(training.nodes), "--main_process_ip", first, "--main_process_port", str(port)]
     each = " ".join(map(shlex.quote, [*launch, *several])) + " --machine_rank $SLURM_NODEID " + " ".join(map(shlex.quote, module))

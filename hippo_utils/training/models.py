@@ -4,11 +4,12 @@
     model, tokenizer = load(stage, "CP+SFT")             # the model of a row of the paper's ablation
 """
 
-import hashlib
 import json
 import tempfile
 import warnings
 from pathlib import Path
+
+import numpy as np
 
 from hippo_utils.manifest import Stage, StageError
 from hippo_utils.params import Architecture, Lora, Pretraining, Training
@@ -201,8 +202,8 @@ def trained(model, folder: Path):
     try:
         if not (folder / "adapter_config.json").is_file():
             return type(model).from_pretrained(str(folder), dtype=model.dtype).to(model.device)
-        mark = json.loads((folder / MARK_FILE).read_text(encoding="utf-8"))["embeddings"] if (folder / MARK_FILE).is_file() else None
-        if mark not in (None, embeddings_mark(model)):
+        mark = json.loads((folder / MARK_FILE).read_text(encoding="utf-8")) if (folder / MARK_FILE).is_file() else {}
+        if not _fits(mark, model):
             raise StageError(f"the adapter {folder} was trained on another base than {model.name_or_path or 'this one'}; train it again, or give the base it belongs to")
         from peft import PeftModel
         with warnings.catch_warnings():
@@ -221,15 +222,30 @@ def save(model, folder: Path) -> None:
     """Keep what a training step made (safetensors): the adapter with a mark of its base, or all weights."""
     model.save_pretrained(folder)
     if hasattr(model, "peft_config"):
-        (folder / MARK_FILE).write_text(json.dumps({"base": model.name_or_path, "embeddings": embeddings_mark(model)}) + "\n", encoding="utf-8")
+        (folder / MARK_FILE).write_text(json.dumps({"base": model.name_or_path} | base_mark(model)) + "\n", encoding="utf-8")
 
 
-def embeddings_mark(model) -> str:
-    """A hash that tells bases apart: adapters never change the embeddings, so all models merged from one base share it."""
+def base_mark(model) -> dict:
+    """Numbers that tell bases apart, from all over the token embeddings and from a few norms: LoRA and 4-bit weights leave both as they were.
+
+    shape: of the embeddings. numbers: 64 rows by 16 columns of them, and about 16 of each norm taken.
+    """
     import torch
-    weight = model.get_input_embeddings().weight.detach()
-    begin = weight.reshape(-1)[:4096].to(torch.bfloat16).float()  # the same whatever precision the base was loaded in
-    return hashlib.sha256(f"{tuple(weight.shape)}".encode() + begin.cpu().numpy().tobytes()).hexdigest()[:16]
+    layer = model.get_input_embeddings()
+    layer = getattr(layer, "token_adapter", layer)  # lora.new_tokens: the rows as they were before they learned
+    table = getattr(layer, "base_layer", layer).weight.detach()
+    norms = [weight.detach() for name, weight in model.named_parameters() if "norm" in name and weight.dim() == 1]
+    rows, columns = (torch.linspace(0, size - 1, most).long().to(table.device) for size, most in zip(table.shape, (64, 16)))
+    parts = [table[rows][:, columns], *(weight[:: max(1, len(weight) // 16)] for weight in norms[:: max(1, len(norms) // 4)])]
+    return {"shape": list(table.shape), "numbers": [float(f"{number:.5g}") for part in parts for number in part.float().reshape(-1).tolist()]}
+
+
+def _fits(mark: dict, model) -> bool:
+    """Whether a mark is that of this model, in whatever precision either was loaded (bfloat16 keeps 8 bits, float16 no number below 2^-24); no mark fits all."""
+    if "numbers" not in mark:
+        return True
+    here = base_mark(model)
+    return (mark["shape"], len(mark["numbers"])) == (here["shape"], len(here["numbers"])) and np.allclose(mark["numbers"], here["numbers"], rtol=2**-7, atol=2**-24)
 
 
 def add_lora(model, lora: Lora):

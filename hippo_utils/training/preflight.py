@@ -15,15 +15,16 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hippo_utils import manifest, paths
-from hippo_utils.params import Architecture, Endpoint, Params, ParamsError, Training, load_runs
+from hippo_utils.params import Architecture, Endpoint, Params, ParamsError, Training, as_mapping, load_runs, merge, params_file, read_yaml, resolve
 from hippo_utils.training import trainer
 
 GIB = 2**30
@@ -33,18 +34,19 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Device:
-    """Memory as CUDA reports it (GiB), dense 16-bit matrix throughput by its data sheet (TFLOP/s), and whether it has bfloat16."""
+    """Memory as CUDA reports it (GiB), dense 16-bit and float32 matrix throughput by its data sheet (TFLOP/s), and whether it has bfloat16."""
     name: str
     memory: float
     teraflops: float
+    float32: float | None = None  # without TF32, as PyTorch computes unless told otherwise; None: not known, or the CPU, which has one rate
     bfloat16: bool = True
     gpus: int = 1  # 0: the CPU
 
 
 DEVICES = {device.name: device for device in (
-    Device("t4", 14.7, 65, bfloat16=False), Device("v100-16", 15.8, 125, bfloat16=False), Device("v100-32", 31.7, 125, bfloat16=False),
-    Device("rtx-3090", 23.6, 71), Device("rtx-4090", 23.5, 165), Device("a10g", 22.1, 70), Device("l4", 22.0, 121), Device("l40s", 44.5, 362),
-    Device("a100-40", 39.4, 312), Device("a100-80", 79.2, 312), Device("h100-80", 79.2, 989), Device("h200", 139.8, 989))}
+    Device("t4", 14.7, 65, 8.1, bfloat16=False), Device("v100-16", 15.8, 125, 15.7, bfloat16=False), Device("v100-32", 31.7, 125, 15.7, bfloat16=False),
+    Device("rtx-3090", 23.6, 71, 35.6), Device("rtx-4090", 23.5, 165, 82.6), Device("a10g", 22.1, 70, 35), Device("l4", 22.0, 121, 30.3), Device("l40s", 44.5, 362, 91.6),
+    Device("a100-40", 39.4, 312, 19.5), Device("a100-80", 79.2, 312, 19.5), Device("h100-80", 79.2, 989, 67), Device("h200", 139.8, 989, 67))}
 UTILISATION = 0.35          # share of the data sheet's throughput that LoRA training of a 7B model gets (ours; see benchmarks/)
 CPU_TERAFLOPS = 0.025       # per thread in float32 (ours: what the mini runs get)
 RESERVE = {"gpu": 1.0, "cpu": 0.7}  # GiB: CUDA context and workspaces; Python with torch and transformers loaded
@@ -63,6 +65,7 @@ class Shape:
     context: int
     head_width: int
     tied: bool = False       # the output layer is the token embedding
+    new_tokens: int = 0      # how many of the vocabulary were added to the base's own
     query_bias: bool = False  # Qwen2
 
     def linears(self) -> dict[str, tuple[int, int]]:
@@ -113,13 +116,34 @@ def shape_of(settings: Params) -> tuple[Shape, str]:
             content = json.loads(tokenizer.read_text(encoding="utf-8"))
             vocabulary = len({*content["model"]["vocab"], *(added["content"] for added in content["added_tokens"])})
         return _shape_of_architecture(a, vocabulary), "the params file"
-    file = config_file(model.base, model.revision)
-    if file:
-        return from_config(json.loads(file.read_text(encoding="utf-8")), model.base), paths.shown(file)
-    if model.base in BASES:
-        return BASES[model.base], "the table of well-known bases; its weights are not here yet"
+    file, new = config_file(model.base, model.revision), model.new_tokens or 0
+    if file or model.base in BASES:
+        shape, known_from = (_read_shape(file, model.base), paths.shown(file)) if file else (BASES[model.base], "the table of well-known bases; its weights are not here yet")
+        return replace(shape, vocabulary=shape.vocabulary + new, new_tokens=new), known_from
     raise ParamsError(f"the base {model.base} is no folder with a config.json, not in the hub's cache on this machine and not in the table "
                       "of well-known bases, so its memory cannot be foreseen; download it first, or give pretraining.base a folder")
+
+
+class DamagedBase(ParamsError):
+    """A file of a base that is there and cannot be read: no training would start from it."""
+
+
+def _read_json(file: Path, name: str) -> dict:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict):
+        raise DamagedBase(f"{paths.shown(file)} of {name} is damaged (no JSON object is in it); fetch the model again")
+    return content
+
+
+def _read_shape(file: Path, name: str) -> Shape:
+    try:
+        return from_config(_read_json(file, name), name)
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        what = f"it has no {error.args[0]}" if isinstance(error, KeyError) else "its sizes are no numbers"
+        raise DamagedBase(f"{paths.shown(file)} of {name} is damaged ({what}); fetch the model again") from None
 
 
 def _shape_of_architecture(a: Architecture, vocabulary: int) -> Shape:
@@ -146,7 +170,10 @@ def lacks(model: str, revision: str | None = None) -> str | None:
     there = {file.name for file in config.parent.iterdir() if file.is_file()}  # a link of the cache to a file that is not there counts as none
     index = next((config.parent / name for name in ("model.safetensors.index.json", "pytorch_model.bin.index.json") if name in there), None)
     if index:
-        wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        try:
+            wanted = set(_read_json(index, model)["weight_map"].values())
+        except (DamagedBase, KeyError, AttributeError):
+            return f"no readable {index.name}"
         if absent := sorted(wanted - there):
             return f"no {absent[0]}"
     elif not {"model.safetensors", "pytorch_model.bin"} & there:
@@ -187,9 +214,9 @@ def this_device(threads: int) -> Device:
     name, mebibytes, capability = rows[0]
     if not mebibytes.isdigit():  # [N/A]: a GPU that shares the machine's memory
         mebibytes = str(_memory() / 2**20)
-    words = {d.name.removeprefix("rtx-").split("-")[0]: d.teraflops for d in DEVICES.values()}
-    like = max((word for word in words if word in name.lower()), key=len, default=None)  # an L40S is no L4
-    return Device(name, float(mebibytes) / 1024, words.get(like, 100), bfloat16=int(capability.partition(".")[0]) >= 8 if capability[:1].isdigit() else True, gpus=len(rows))
+    words = {d.name.removeprefix("rtx-").split("-")[0]: d for d in DEVICES.values()}
+    like = words.get(max((word for word in words if word in name.lower()), key=len, default=None))  # an L40S is no L4
+    return Device(name, float(mebibytes) / 1024, like.teraflops if like else 100, like.float32 if like else None, bfloat16=int(capability.partition(".")[0]) >= 8 if capability[:1].isdigit() else True, gpus=len(rows))
 
 
 def _built_for_the_cpu() -> bool:
@@ -232,10 +259,10 @@ def trained(shape: Shape, training: Training) -> list[str]:
 
 
 def trainable(shape: Shape, training: Training) -> int:
-    """Parameters that learn: all, or rank x (inputs + outputs) of each adapted linear map."""
+    """Parameters that learn: all, or rank x (inputs + outputs) of each adapted linear map and, where asked for, the rows of new tokens."""
     if training.lora is None:
         return shape.parameters()
-    return shape.layers * sum(training.lora.rank * sum(shape.linears()[name]) for name in trained(shape, training))
+    return training.lora.new_tokens * shape.new_tokens * shape.width + shape.layers * sum(training.lora.rank * sum(shape.linears()[name]) for name in trained(shape, training))
 
 
 def kept_per_token(shape: Shape, training: Training, number: int, stored: int) -> int:
@@ -349,10 +376,11 @@ class Step:
         attention = 4 * s.layers * s.heads * s.head_width * min(t.max_length, self.tokens / max(1, t.epochs * self.rows))
         passes = (3 if t.lora is None else 2) + t.activation_checkpointing
         reference = (forward + attention) / t.epochs if self.loss == "pairs" else 0
-        return self.tokens * (passes * forward + (3 + (passes > 3)) * attention + 6 * (trainable(s, t) if t.lora else 0) + reference)
+        return self.tokens * (passes * forward + (3 + t.activation_checkpointing) * attention + 6 * (trainable(s, t) if t.lora else 0) + reference)
 
     def hours(self, device: Device) -> float:
-        speed = device.teraflops * (UTILISATION * self.training.devices * self.training.nodes if device.gpus else 1)
+        rate = device.float32 if device.float32 and precision(self.training, device) == "float32" else device.teraflops
+        speed = rate * (UTILISATION * self.training.devices * self.training.nodes if device.gpus else 1)
         return self.flops() / (speed * 1e12) / 3600
 
     def disk(self) -> int:
@@ -487,20 +515,35 @@ def _tokenizer_file(settings: Params) -> Path | None:
 
 # --- verdict -----------------------------------------------------------------------------------------------------------
 
+def _of_training(step: Step, device: Device, here: bool) -> list[tuple[bool, str]]:
+    """What one training needs of a device, and of this machine if it is to run here."""
+    t, where, found = step.training, step.where, []
+    if t.devices > max(1, device.gpus) and here and device.gpus:
+        found.append((False, f"devices: {where}.devices is {t.devices}, this machine has {device.gpus}"))
+    if t.nodes > 1 and here and not os.environ.get("SLURM_JOB_NODELIST"):
+        found.append((False, f"nodes: {where}.nodes is {t.nodes}; start this run as a job of the cluster (--slurm), or set it to 1"))
+    if t.devices * t.nodes > 1 and t.accelerate.startswith("fsdp") and not device.gpus:
+        found.append((False, f"devices: {where}.accelerate is {t.accelerate}, which shares a model out over GPUs, and {device.name} is none; take ddp"))
+    if t.lora and t.lora.bits and (not device.gpus or here and not importlib.util.find_spec("bitsandbytes")):
+        found.append((False, f"4 bit: {where}.lora.bits needs {'bitsandbytes, which is not installed' if device.gpus else 'a GPU'}"))
+    if t.attention == "flash_attention_2":
+        if not device.gpus or not device.bfloat16 or precision(t, device) == "float32":
+            found.append((False, f"attention: {where}.attention is flash_attention_2, which needs 16 bit on a GPU that has bfloat16; auto takes what there is"))
+        elif here and not importlib.util.find_spec("flash_attn"):
+            found.append((False, f"attention: {where}.attention is flash_attention_2, and flash-attn is not installed; auto takes what there is"))
+    need = sum(memory(step.shape, t, device, step.loss).values()) / GIB
+    found.append((need <= device.memory, f"memory: {step.name} needs {need:.1f} GiB of {device.memory:.1f} GiB on {device.name}"))
+    if t.precision == "bfloat16" and not device.bfloat16:
+        found.append((False, f"precision: {where}.precision is bfloat16, which {device.name} does not compute; auto takes float16 there"))
+    if t.max_length > step.shape.context:
+        found.append((False, f"context: {where}.max_length is {t.max_length}, the base was made for {step.shape.context} tokens"))
+    return found
+
+
 def requirements(settings: Params, steps: list[Step], device: Device, stages: tuple[str, ...] = manifest.STAGES) -> list[tuple[bool, str]]:
     """What must hold for these stages of a run, whose trainings are `steps`, on a device: (whether it does, in words)."""
-    found = []
-    for step in steps:
-        t, need = step.training, sum(memory(step.shape, step.training, device, step.loss).values()) / GIB
-        if device.gpus and t.devices > device.gpus and device.name not in DEVICES:
-            found.append((False, f"devices: {step.where}.devices is {t.devices}, this machine has {device.gpus}"))
-        if t.lora and t.lora.bits and not device.gpus:
-            found.append((False, f"4 bit: {step.where}.lora.bits needs a GPU"))
-        found.append((need <= device.memory, f"memory: {step.name} needs {need:.1f} GiB of {device.memory:.1f} GiB on {device.name}"))
-        if t.precision == "bfloat16" and not device.bfloat16:
-            found.append((False, f"precision: {step.where}.precision is bfloat16, which {device.name} does not compute; auto takes float16 there"))
-        if t.max_length > step.shape.context:
-            found.append((False, f"context: {step.where}.max_length is {t.max_length}, the base was made for {step.shape.context} tokens"))
+    here = device.name not in DEVICES  # this machine
+    found = [check for step in steps for check in _of_training(step, device, here)]
     looking, name = max((looking_memory(step.shape, step.training, device) / GIB, step.name) for step in steps)
     found.append((looking <= device.memory, f"memory: looking at {name} in its notebook (perplexity, answers) needs about {looking:.1f} GiB of {device.memory:.1f} GiB on {device.name}"))
     if (judge := judge_memory(settings, device) / GIB) and "04_preference" in {step.stage for step in steps}:
@@ -509,20 +552,26 @@ def requirements(settings: Params, steps: list[Step], device: Device, stages: tu
         found.append((False, f"precision: evaluation.precision is bfloat16, which {device.name} does not compute; take float16"))
     scoring = scoring_memory(settings, steps[0].shape) / GIB
     found.append((scoring <= device.memory, f"memory: scoring (05) needs about {scoring:.1f} GiB of {device.memory:.1f} GiB on {device.name}"))
-    if device.gpus and device.name not in DEVICES:
-        merging, host = 4.4 * steps[0].shape.parameters() / GIB, _memory() / GIB
-        found.append((merging <= host, f"host memory: merging adapters in float32 takes {merging:.1f} GiB of {host:.1f} GiB"))
+    if device.gpus and here:
+        host, merging = _memory() / GIB, merging_memory(steps) / GIB
+        if merging:
+            found.append((merging <= host, f"host memory: merging adapters in float32 takes {merging:.1f} GiB of {host:.1f} GiB"))
         processes, step = max(((step.training.devices, step) for step in steps), key=lambda pair: pair[0])
         reading = (processes + 1) * (2.2 if step.training.lora else 4.4) * step.shape.parameters() / GIB  # each process reads the weights, the notebook keeps its own
         if processes > 1:
             found.append((reading <= host, f"host memory: {processes} processes that read the weights of {step.name} take {reading:.1f} GiB of {host:.1f} GiB"))
-    if device.name not in DEVICES:  # on this machine
+    if here:
         for stage, endpoint in endpoints(settings):
             if stage in stages and not os.environ.get(endpoint.key_variable, "").strip():
                 found.append((False, f"key: {stage[:2]} needs {endpoint.key_variable} in the environment, to ask {endpoint.model}"))
     need, free = disk(settings, steps) / GIB, free_disk() / GIB
     found.append((need <= free, f"disk: {need:.1f} GiB, {free:.1f} GiB free at {paths.shown(paths.home())}"))
     return found
+
+
+def merging_memory(steps: list[Step]) -> int:
+    """Bytes of the host in which adapters are merged into a base in float32, one copy and a little; 0 where there are none."""
+    return round(4.4 * max((step.shape.parameters() for step in steps if step.training.lora), default=0))
 
 
 def endpoints(settings: Params) -> list[tuple[str, Endpoint]]:
@@ -550,7 +599,7 @@ def judge_memory(settings: Params, device: Device) -> int:
     judge = settings.preference.local
     file = config_file(judge.model, judge.revision)
     try:
-        shape = from_config(json.loads(file.read_text(encoding="utf-8")), judge.model) if file else BASES[judge.model.removesuffix("-Instruct")]
+        shape = _read_shape(file, judge.model) if file else BASES[judge.model.removesuffix("-Instruct")]
     except (ParamsError, KeyError):
         return 0
     number = 4 if judge.precision == "float32" or (judge.precision == "auto" and not (device.gpus and device.bfloat16)) else 2
@@ -609,12 +658,13 @@ def fitting(settings: Params, steps: list[Step], device: Device) -> dict[str, An
 
 
 def _gentler(training: Training, device: Device):
-    """A training and its variations that take less memory."""
+    """A training as it is, as far as the device computes it, and its variations that take less memory."""
     if training.precision == "bfloat16" and not device.bfloat16:
         training = training.model_copy(update={"precision": "auto"})
-    for quantised in (False, True) if training.lora and device.gpus else (False,):
+    shared_out = training.devices * training.nodes > 1 and training.accelerate.startswith("fsdp")  # which 4 bit does not go with
+    for quantised in (False, True) if training.lora and device.gpus and not shared_out else (False,):
         lora = training.lora.model_copy(update={"bits": 4}) if quantised else training.lora
-        for twice in (False, True):
+        for twice in sorted({training.activation_checkpointing, True}):
             batch, accumulation = training.batch, training.accumulation
             while True:
                 yield training.model_copy(update={"batch": batch, "accumulation": accumulation, "activation_checkpointing": twice, "lora": lora})
@@ -623,53 +673,81 @@ def _gentler(training: Training, device: Device):
                 batch, accumulation = batch // 2, accumulation * 2
 
 
-def report(settings: Params, device: Device, stages: tuple[str, ...] = manifest.STAGES) -> bool:
-    """Print what a run takes on a device, requirement by requirement; whether it fits."""
+def report(settings: Params, device: Device, given: str | None = None, asked: list[str] = ()) -> bool:
+    """Print what a run takes on a device, requirement by requirement; whether it fits. `given` and `asked`: its params file and --set."""
     shape, known_from = shape_of(settings)
-    steps = [step for step in plan(settings) if step.stage in stages]
+    steps = plan(settings)
     print(f"{settings.run} on {device.name} ({device.memory:.1f} GiB); base of {shape.parameters():,} parameters, known from {known_from}")
     rows = [["step", "trainable", "sequences", "tokens", "steps", "batch", "weights", "gradients", "optimiser", "activations", "logits", "reserve", "PFLOP", "hours"]]
     for step in steps:
         about = "" if step.exact else "~"
         parts = memory(step.shape, step.training, device, step.loss)
-        batch = f"{step.training.batch} x {step.training.accumulation}"
+        each, passes = trainer.shares(step.training)
+        processes = step.training.devices * step.training.nodes
+        batch = f"{each} x {passes}" + (f" x {processes}" if processes > 1 else "")
         rows.append([step.name, f"{trainable(step.shape, step.training):,}", f"{about}{step.rows:,}", f"{about}{step.tokens:,}", f"{about}{step.steps:,}", batch,
                      *(f"{size / GIB:.2f}" for size in parts.values()), f"{about}{step.flops() / 1e15:,.3g}", f"{about}{step.hours(device):.1f}"])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  " + "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(zip(row, widths))))
-    print("  memory in GiB on one device; hours without loading, evaluation and saving" + ("" if all(s.exact for s in steps) else
+    print("  batch: sequences per device and pass x passes per step (x devices); memory in GiB on one device; hours without loading, evaluation and saving" + ("" if all(s.exact for s in steps) else
           "; ~ is foreseen from the params file (DPO: at most), exact numbers come when 01_corpus is done")
           + "; instructions whose answer max_length cuts off whole are still counted")
-    checks = requirements(settings, steps, device, stages)
+    checks = requirements(settings, steps, device)
     for holds, words in checks:
         print(f"  {'[OK]  ' if holds else '[FAIL]'} {words}")
+    if device.name in DEVICES and (merging := merging_memory(steps)):
+        print(f"  not checked: the host's memory, of which merging adapters in float32 takes {merging / GIB:.1f} GiB")
     if fits := all(holds for holds, _ in checks):
         return fits
     changes = fitting(settings, steps, device)
     if changes:
-        print("  These parameters fit, at the same effective batch (save them as a file in params/):")
-        print(as_params_file(settings, changes, device))
+        changed = resolve(merge(settings.model_dump(), nested(changes)), settings.run)
+        left = [words for holds, words in requirements(changed, plan(changed), device) if not holds]
+        content, to_do = as_params_file(settings, changes, device, given, asked)
+        print(f"  These parameters {'make the trainings fit' if left else 'fit'}, at the same effective batch ({to_do}):")
+        print(content)
+        if left:
+            print("  and this is left, which no batch, checkpointing or 4-bit setting mends:" + "".join(f"\n    {words}" for words in left))
     elif changes is None:
         wider = [d for d in DEVICES.values() if all(holds for holds, _ in requirements(settings, steps, d))]
         print("  No batch, checkpointing or 4-bit setting fits. " + (f"It fits on {', '.join(d.name for d in wider)} as it is." if wider else "No single device in the table holds it as it is."))
     return fits
 
 
-def as_params_file(settings: Params, changes: dict[str, Any], device: Device) -> str:
-    """The params file that makes `changes` to a run's own file."""
+def nested(changes: dict[str, Any]) -> dict[str, Any]:
+    """{"a.b": 1} as {"a": {"b": 1}}."""
+    content: dict[str, Any] = {}
+    for where, value in changes.items():
+        for part in reversed(where.split(".")):
+            value = {part: value}
+        content = merge(content, value)
+    return content
+
+
+def as_params_file(settings: Params, changes: dict[str, Any], device: Device, given: str | None = None, asked: list[str] = ()) -> tuple[str, str]:
+    """The lines that make `changes`, with what --set asked for, to a run's own file; and what to do with them."""
     import yaml
-    content: dict = {"extends": settings.run, "run": f"{settings.run}_{device.name.split()[-1].lower().replace('-', '_') if device.gpus else 'cpu'}"}
-    for where, changed in changes.items():
-        section, key = where.split(".")
-        content.setdefault(section, {})[key] = changed
-    return "\n".join("    " + line for line in yaml.safe_dump(content, sort_keys=False).splitlines())
+    file, content = params_file(given or settings.run), {}
+    for words in asked:
+        content = merge(content, as_mapping(words))
+    content = merge(content, nested(changes))
+    own = read_yaml(file) if file.is_file() else {}  # a run of a notebook's own cell has none
+    if "variants" not in own and file.parent == paths.PARAMS:
+        suffix = device.name.split()[-1].lower().replace("-", "_") if device.gpus else "cpu"
+        content, to_do = {"extends": file.stem, "run": None} | content | {"run": f"{settings.run}_{suffix}"}, "save them as a file in params/"
+    else:
+        content = {"variants": {settings.run.removeprefix(f"{own['run']}-"): content}} if "variants" in own else content
+        to_do = f"put them into {paths.shown(file)}"
+    return "\n".join("    " + line for line in yaml.safe_dump(content, sort_keys=False).splitlines()), to_do
 
 
-def check(settings: Params, device: Device, stages: tuple[str, ...]) -> None:
-    """One line about a run or stage that is about to start; StageError when it does not fit this device."""
+def check(settings: Params, device: Device, stages: tuple[str, ...], given: str | None = None, asked: list[str] = ()) -> None:
+    """One line about a run or stage that is about to start; StageError when it does not fit this device. `given` and `asked`: as in `report`."""
     try:
         shape_of(settings)
+    except DamagedBase as error:
+        raise manifest.StageError(str(error)) from None
     except ParamsError as error:  # a base of another kind may well train; only nothing is known of it here
         print(f"preflight of {settings.run}: not checked; {error}")
         return
@@ -678,7 +756,9 @@ def check(settings: Params, device: Device, stages: tuple[str, ...]) -> None:
         return
     checks = requirements(settings, steps, device, stages)
     if failed := [words for holds, words in checks if not holds]:
-        raise manifest.StageError(f"{settings.run} does not fit: {'; '.join(failed)}; ./run_all.sh {settings.run} --preflight says what would fit")
+        command = ["./run_all.sh", given or settings.run, "--preflight", *(["--device", device.name] if device.name in DEVICES else [])]
+        command += [word for words in asked for word in ("--set", words)]
+        raise manifest.StageError(f"{settings.run} does not fit: {'; '.join(failed)}; {shlex.join(command)} says what would fit")
     peak, name = max((sum(memory(step.shape, step.training, device, step.loss).values()) / GIB, step.name) for step in steps)
     hours = sum(step.hours(device) for step in steps)
     print(f"preflight of {settings.run}: [OK] at most {peak:.1f} of {device.memory:.1f} GiB ({name}), {checks[-1][1]}"
@@ -694,12 +774,12 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         fits = []
-        for settings in [settings for file in options.params for settings in load_runs(file, options.set)]:
+        for file, settings in [(file, settings) for file in options.params for settings in load_runs(file, options.set)]:
             device = named(options.device) if options.device else this_device(settings.threads)
             if options.check:
-                check(settings, device, tuple(options.check))
+                check(settings, device, tuple(options.check), file, options.set)
             else:
-                fits.append(report(settings, device))
+                fits.append(report(settings, device, file, options.set))
         return 0 if all(fits) else 1
     except (ParamsError, manifest.StageError) as error:
         print(f"error: {error}", file=sys.stderr)

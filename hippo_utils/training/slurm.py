@@ -10,7 +10,9 @@ notebook on the first one, and training starts there with `srun` (launching.comm
 
 import argparse
 import math
+import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,9 +35,12 @@ def groups(runs: list[Params], stage: str) -> list[list[Params]]:
 
 def frozen(settings: Params) -> Path:
     """Write the resolved parameters of a run to a file of their own: jobs that wait do not see later edits of params/."""
-    file = paths.outputs(settings.run) / "slurm" / "params.yaml"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(yaml.safe_dump(settings.model_dump(), sort_keys=False), encoding="utf-8")
+    file = paths.outputs(settings.run) / "slurm" / f"params-{settings.hash()[:12]}.yaml"  # by its content: none that a job waits for is overwritten
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part")
+        part.write_text(yaml.safe_dump(settings.model_dump(), sort_keys=False), encoding="utf-8")
+        part.replace(file)
     return file
 
 
@@ -55,12 +60,34 @@ def nodes(settings: Params, stage: str) -> int:
     return max([training.nodes for training in trainings if training], default=1)
 
 
+def enough(settings: Params, stages: list[str], given: str, asked_for: list[str]) -> None:
+    """Refuse a run that does not fit the cluster's GPUs, or whose stages ask for less time or memory than the preflight foresees."""
+    try:
+        device = preflight.named(settings.cluster.device)
+    except ParamsError as error:
+        raise ParamsError(f"{settings.run}: cluster.device: {error}") from None
+    preflight.check(settings, device, tuple(stages), given, asked_for)
+    try:
+        steps = preflight.plan(settings)
+    except ParamsError:  # a base that the preflight knows nothing of, as it just said
+        return
+    for stage in stages:
+        asked, where = resources(settings, stage), f"cluster.stages.{stage}" if stage in settings.cluster.stages else "cluster.default"
+        trainings = [step for step in steps if step.stage == stage]
+        if (hours := sum(step.hours(device) for step in trainings)) > asked.hours:
+            raise ParamsError(f"{settings.run}: {where}.hours is {asked.hours:g}, and the trainings of {stage} take about {hours:.1f} hours on {device.name}, "
+                              "without loading, evaluation and saving; ask for more")
+        if (merging := preflight.merging_memory(trainings) / preflight.GIB) > asked.memory:
+            raise ParamsError(f"{settings.run}: {where}.memory is {asked.memory} GiB, and merging adapters in float32 in {stage} takes {merging:.1f} GiB; ask for more")
+
+
 def script(name: str, settings: Params, stage: str, tasks: list[list[str]], folder: Path) -> str:
     """One job script: its resources, and the command of each task (a job without an array has one)."""
     cluster, asked = settings.cluster, resources(settings, stage)
     number = nodes(settings, stage)
     array = len(tasks) > 1
-    options = {"job-name": name, "output": folder / f"{stage}-{'%A_%a' if array else '%j'}.log", "nodes": number, "ntasks-per-node": 1,
+    log = str(folder).replace("%", "%%") + f"/{stage}-{'%A_%a' if array else '%j'}.log"
+    options = {"job-name": shlex.quote(name), "output": shlex.quote(log), "nodes": number, "ntasks-per-node": 1,  # sbatch reads these lines as a shell does
                "cpus-per-task": asked.cpus, "mem": f"{asked.memory}G", "time": math.ceil(60 * asked.hours), "gpus-per-node": asked.gpus or None,
                "array": f"0-{len(tasks) - 1}" if array else None, "partition": asked.partition or cluster.partition, "account": cluster.account}
     lines = ["#!/usr/bin/env bash", *(f"#SBATCH --{option}={value}" for option, value in options.items() if value), *(f"#SBATCH {option}" for option in cluster.options)]
@@ -76,6 +103,16 @@ def script(name: str, settings: Params, stage: str, tasks: list[list[str]], fold
     else:
         lines.append(f"exec {shlex.join(tasks[0])}")
     return "\n".join(lines) + "\n"
+
+
+def write(file: Path, text: str) -> None:
+    """Write a job script; ParamsError when bash cannot read it: all else in it is quoted, so a line of cluster.setup is to blame."""
+    if bash := shutil.which("bash"):
+        read = subprocess.run([bash, "-n"], input=text, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"})
+        if read.returncode or "here-document" in read.stderr:  # one that does not end is only warned of, and swallows the command
+            why = (read.stderr.strip().splitlines() or ["bash -n gives no reason"])[0]
+            raise ParamsError(f"cluster.setup: with these lines {file.name} is no shell script ({why}); close every quote, bracket and block")
+    file.write_text(text, encoding="utf-8")
 
 
 def chain(name: str, runs: list[Params], study: bool) -> list[tuple[Path, list[tuple[str, Path]]]]:
@@ -96,7 +133,7 @@ def chain(name: str, runs: list[Params], study: bool) -> list[tuple[Path, list[t
         if len(written) > 1:
             raise ParamsError(f"{name}: {stage} is one array job, and {' and '.join(list(written.values())[:2])} ask for other machines for it; "
                               "give them the same cluster section and nodes, or submit them as runs of their own")
-        file.write_text(next(iter(written)), encoding="utf-8")
+        write(file, next(iter(written)))
         now = [[s.run for s in group] for group in todo]
         # Where both are arrays over the same runs, each task waits for its own counterpart only: one failed seed stops no other.
         waits = [("aftercorr" if len(now) > 1 and made[needed][1] == now else "afterok", made[needed][0]) for needed in manifest.NEEDS[stage] if needed in made]
@@ -105,9 +142,19 @@ def chain(name: str, runs: list[Params], study: bool) -> list[tuple[Path, list[t
     if study and made:
         report = [sys.executable, "-P", "-m", "hippo_utils.reporting", "study", name, *(settings.run for settings in runs)]
         file = folder / "study.sbatch"
-        file.write_text(script(f"{name}-study", runs[0], "study", [report], folder), encoding="utf-8")
+        write(file, script(f"{name}-study", runs[0], "study", [report], folder))
         jobs.append((file, [("afterok", made[stage][0]) for stage in ("06_ablations", "07_calibration") if stage in made]))
     return jobs
+
+
+def queued(name: str) -> list[str]:
+    """The numbers of this user's jobs of a run or study that wait or run; none where squeue cannot be asked."""
+    names = ",".join(f"{name}-{part}" for part in (*(stage[:2] for stage in manifest.STAGES), "study"))
+    try:
+        done = subprocess.run(["squeue", "--me", "--noheader", f"--name={names}", "--format=%i"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [] if done.returncode else list(dict.fromkeys(number.split("_")[0] for number in done.stdout.split()))  # 12_[0-3]: an array
 
 
 def submit(jobs: list[tuple[Path, list[tuple[str, Path]]]]) -> None:
@@ -129,21 +176,24 @@ def submit(jobs: list[tuple[Path, list[tuple[str, Path]]]]) -> None:
         print(f"  {numbers[file]}  {file.stem}" + (f" after {', '.join(numbers[before] for _, before in waits)}" if waits else ""))
 
 
-def needs_network(settings: Params) -> list[str]:
-    """What the jobs of an offline cluster would look for in vain."""
-    from hippo_utils.corpus import hub
+def needs_network(settings: Params, fetch: str) -> list[str]:
+    """What the jobs would look for in vain: data sets anywhere (a run reads its mirror only), models and endpoints on an offline cluster."""
     due = [stage for stage in manifest.STAGES if manifest.reasons(settings, stage)]
+    missing = []
+    if settings.corpus.world is None and "01_corpus" in due:
+        from hippo_utils.corpus import hub
+        folder = hub.mirror(settings.corpus)
+        if absent := sorted({source.hub for source in hub.used(settings.corpus) if not (folder / source.hub).is_dir()}):
+            missing.append(f"{paths.shown(folder)} lacks {', '.join(absent)} (on a node with a network: {fetch})")
+    if not settings.cluster.offline:
+        return missing
     judge = settings.preference.local if settings.preference and settings.preference.judge == "local" else None
     read = [("base", settings.pretraining.base, settings.pretraining.revision)] if settings.pretraining.base else []
     read += [("judge", judge.model, judge.revision)] if judge and "04_preference" in due else []
     read += [("baseline", baseline.model, baseline.revision) for baseline in settings.evaluation.baselines if "05_evaluation" in due]
-    missing = [f"the {what} {model} is not on this machine, or not whole: {lacks} (fetch it on a node with a network: hf download {model})"
+    missing += [f"the {what} {model} is not on this machine, or not whole: {lacks} (fetch it on a node with a network: hf download {model})"
                for what, model, revision in read if (lacks := preflight.lacks(model, revision))]
     missing += [f"{stage} asks {endpoint.model} at an endpoint; run it on a node with a network" for stage, endpoint in preflight.endpoints(settings) if stage in due]
-    if settings.corpus.world is None and manifest.reasons(settings, "01_corpus"):
-        folder = hub.mirror(settings.corpus)
-        if absent := sorted({source.hub for source in hub.used(settings.corpus) if not (folder / source.hub).is_dir()}):
-            missing.append(f"{paths.shown(folder)} lacks {', '.join(absent)} (on a node with a network: python -m hippo_utils.corpus fetch {settings.run})")
     return missing
 
 
@@ -154,16 +204,24 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--submit", action="store_true")
     options = parser.parse_args(arguments)
     try:
+        ready = []  # nothing is submitted before all files are found good
         for given in options.params:
             runs = load_runs(given, options.set)
             study = len(runs) > 1
             name = Path(given).stem if study else runs[0].run
-            if missing := [words for settings in runs if settings.cluster.offline for words in needs_network(settings)]:
-                raise ParamsError(f"{name}: cluster.offline is set, and {'; '.join(dict.fromkeys(missing))}")
             for settings in runs:
                 if settings.cluster.device:
-                    preflight.check(settings, preflight.named(settings.cluster.device), tuple(manifest.STAGES))
-            if not (jobs := chain(name, runs, study)):
+                    enough(settings, [stage for stage in manifest.STAGES if groups([settings], stage)], given, options.set)
+            data = [word for setting in options.set if setting.startswith("corpus.") for word in ("--set", setting)]
+            fetch = shlex.join(["python", "-m", "hippo_utils.corpus", "fetch", given, *data])
+            if missing := [words for settings in runs for words in needs_network(settings, fetch)]:
+                offline = "cluster.offline is set, and " if any(settings.cluster.offline for settings in runs) else ""
+                raise ParamsError(f"{name}: {offline}{'; '.join(dict.fromkeys(missing))}")
+            if options.submit and (waiting := queued(name)):
+                raise ParamsError(f"{name}: its jobs {', '.join(waiting)} are in the queue already; wait for them, or take them back: scancel {' '.join(waiting)}")
+            ready.append((name, chain(name, runs, study)))
+        for name, jobs in ready:
+            if not jobs:
                 print(f"{name}: everything is up to date; no job to write")
                 continue
             print(f"{name}: {len(jobs)} jobs in {paths.shown(jobs[0][0].parent)}/" + ("" if options.submit else "; --submit hands them to sbatch"))
