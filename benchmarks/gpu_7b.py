@@ -21,9 +21,9 @@ import pandas as pd
 import torch
 
 from hippo_utils import params
-from hippo_utils.training import instruction, models, preference, preflight, pretraining, trainer
+from hippo_utils.training import instruction, memory, models, preference, preflight, pretraining, trainer
 
-TINY = preflight._shape(512, 64, 128, 2, 4, 4, 512)
+TINY = memory.shape_like(512, 64, 128, 2, 4, 4, 512)
 
 
 def make_tokenizer(folder: Path):
@@ -39,7 +39,7 @@ def text(words: int, seed: int) -> str:
     return " ".join("".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(words))
 
 
-def make_model(shape: preflight.Shape, kind: str, bits: int | None, tokenizer):
+def make_model(shape: memory.Shape, kind: str, bits: int | None, tokenizer):
     """A model of this shape with random weights, as a training gets it: on its device, in its precision or in 4 bit."""
     from transformers import LlamaConfig, LlamaForCausalLM
     config = LlamaConfig(vocab_size=shape.vocabulary, hidden_size=shape.width, intermediate_size=shape.feed_forward, num_hidden_layers=shape.layers,
@@ -77,7 +77,7 @@ def resident() -> int:
     return psutil.Process().memory_info().rss
 
 
-def measure(name: str, training: params.Training, shape: preflight.Shape, device: preflight.Device, steps: int) -> dict:
+def measure(name: str, training: params.Training, shape: memory.Shape, device: memory.Device, steps: int) -> dict:
     """Train 1 and then `steps` steps from the same start; one row of the table."""
     fit = {"CP": pretraining.fit, "SFT": instruction.fit, "DPO": preference.fit}[name]
     kind = trainer.precision(training.precision)[0]
@@ -104,7 +104,7 @@ def measure(name: str, training: params.Training, shape: preflight.Shape, device
     loss = {"CP": "plain", "SFT": "tiled", "DPO": "pairs"}[name]
     once = training.model_copy(update={"activation_checkpointing": False})
     flops = preflight.Step("", name, "", once, loss, rows, round(tokens), True, shape).flops()
-    foreseen = sum(preflight.memory(shape, training, device, loss).values())
+    foreseen = sum(memory.peak(shape, training, device, loss).values())
     return {"step": name, "weights": f"{training.lora.bits} bit" if training.lora and training.lora.bits else kind, "batch": f"{training.batch} x {training.accumulation}",
             "length": training.max_length, "tokens/s": tokens / per_step, "MFU": flops / per_step / (device.teraflops * 1e12),
             "peak GiB": peak / 2**30, "preflight GiB": foreseen / 2**30, "loss": f"{curve['loss'].iloc[0]:.2f} -> {curve['loss'].iloc[-1]:.2f}"}
@@ -112,7 +112,7 @@ def measure(name: str, training: params.Training, shape: preflight.Shape, device
 
 def main(arguments: list[str] | None = None) -> pd.DataFrame:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--base", default="meta-llama/Llama-2-7b-hf", help=f"a shape: tiny, {', '.join(preflight.BASES)}")
+    parser.add_argument("--base", default="meta-llama/Llama-2-7b-hf", help=f"a shape: tiny, {', '.join(memory.BASES)}")
     parser.add_argument("--params", default="hippo_llama")
     parser.add_argument("--device", help="a name of the preflight's table, for the data sheet's rate (default: what is here)")
     parser.add_argument("--steps", type=int, default=6)
@@ -121,8 +121,8 @@ def main(arguments: list[str] | None = None) -> pd.DataFrame:
     parser.add_argument("--only", nargs="+", choices=["CP", "SFT", "DPO"], default=["CP", "SFT", "DPO"])
     options = parser.parse_args(arguments)
     settings = params.load(options.params)
-    shape = TINY if options.base == "tiny" else preflight.BASES[options.base]
-    device = preflight.named(options.device) if options.device else preflight.this_device(torch.get_num_threads())
+    shape = TINY if options.base == "tiny" else memory.BASES[options.base]
+    device = memory.named(options.device) if options.device else memory.this_device(torch.get_num_threads())
     rows = []
     for name, training in (("CP", settings.pretraining.cp), ("SFT", settings.instruction.sft), ("DPO", settings.preference.dpo)):
         if name in options.only:

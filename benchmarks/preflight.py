@@ -85,7 +85,7 @@ def case(step: str, loss: str, changes: dict, shape: dict, vocabulary: int = VOC
     from small import make_tokenizer
 
     from hippo_utils.params import Architecture
-    from hippo_utils.training import models, preflight
+    from hippo_utils.training import memory, models
     room = import_module(f"hippo_utils.training.{step}")
     training = training_of(step, changes)
     context = max(LENGTH, training.max_length)
@@ -109,9 +109,9 @@ def case(step: str, loss: str, changes: dict, shape: dict, vocabulary: int = VOC
                 data = pd.DataFrame({"id": range(rows), "prompt": word * 8, "chosen": word * (training.max_length - 9), "rejected": word * (training.max_length - 9)})
             room.train(model, tokenizer, data, training, folder=Path(folder) / "checkpoints", seed=0)
         resident = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    form = preflight.Shape(vocabulary, shape["width"], shape["feed_forward"], shape["layers"], shape["heads"], shape["key_value_heads"], context,
+    form = memory.Shape(vocabulary, shape["width"], shape["feed_forward"], shape["layers"], shape["heads"], shape["key_value_heads"], context,
                            shape["width"] // shape["heads"], tied=True)
-    parts = preflight.memory(form, training, preflight.Device("CPU", 64, 0.02, gpus=0), loss)
+    parts = memory.peak(form, training, memory.Device("CPU", 64, 0.02, gpus=0), loss)
     parts.pop("reserve")
     return {"parameters": form.parameters()} | parts | {"foreseen": sum(parts.values()), "tensors": storages.peak, "resident": resident}
 

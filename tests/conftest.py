@@ -209,7 +209,7 @@ def toy_template(tmp_path_factory) -> Project:
     from hippo_utils import manifest
     folder = tmp_path_factory.mktemp("toy")
     root = checkout(folder / "project", ("params", *(f"hippo_utils/{name}.py" for name in (
-        "__init__", "params", "paths", "manifest", "run", *(f"training/{name}" for name in ("__init__", "checkpoints", "preflight", "slurm", "trainer"))))))
+        "__init__", "params", "paths", "manifest", "run", *(f"training/{name}" for name in ("__init__", "checkpoints", "memory", "preflight", "slurm", "trainer"))))))
     (root / "params" / "toy.yaml").write_text("extends: mini_llama\nrun: toy\n")
     (root / "params" / "twin.yaml").write_text("extends: mini_llama\nrun: twin\n")
     for name, source in {"toys/__init__": "", "toys/work": TOY_WORK, "reporting/__init__": "", "reporting/figures": "DPI = 1\n", "reporting/style": "STYLE = 1\n",

@@ -179,9 +179,14 @@ def test_nothing_is_sent_unless_asked_for_and_then_to_private_repositories(share
     sent = []
 
     class Hub:
+        private = True
+
         def create_repo(self, name, repo_type, private, exist_ok):
             sent.append((name, repo_type, private))
             return type("Repository", (), {"repo_id": name})
+
+        def repo_info(self, name, repo_type):
+            return self
 
         def upload_folder(self, repo_id, folder_path, repo_type, commit_message):
             sent.append((repo_id, repo_type, sorted(file.name for file in folder_path.iterdir())))
@@ -192,6 +197,11 @@ def test_nothing_is_sent_unless_asked_for_and_then_to_private_repositories(share
     assert reporting.main(["share", "tiny", "--push-to-hub", "someone"]) == 0
     assert [entry[:2] for entry in sent[::2]] == [("someone/tiny-cp-sft-dpo-adapters", "model"), ("someone/tiny-cp-sft-dpo", "model"), ("someone/tiny-data", "dataset")]
     assert all(private for _, _, private in sent[::2]) and all("README.md" in files for _, _, files in sent[1::2])
+
+    sent.clear()
+    monkeypatch.setattr(huggingface_hub, "HfApi", type("Opened", (Hub,), {"private": False}))
+    assert reporting.main(["share", "tiny", "--push-to-hub", "someone"]) == 2 and len(sent) == 1, "nothing goes where everybody sees it"
+    assert "someone/tiny-cp-sft-dpo-adapters is on the hub already and public; make it private" in capsys.readouterr().err
 
     for error, words in ((huggingface_hub.errors.LocalTokenNotFoundError("no token"), "log in with `hf auth login`"),
                          (ValueError("Invalid metadata in README.md.\n- no such licence"), "Invalid metadata in README.md. - no such licence; correct the header of")):

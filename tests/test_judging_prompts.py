@@ -227,13 +227,13 @@ def test_a_judge_takes_bfloat16_only_where_the_gpu_has_it_as_the_preflight_count
     import torch
 
     from hippo_utils.params import load
-    from hippo_utils.training import preflight
+    from hippo_utils.training import memory, preflight
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: real or including_emulation)
     assert local.precision("auto") == expected and local.precision("float16") == "float16"
     settings = load("colab_t4", [f"preference.local.model={model}", "preference.local.precision=auto"])
     asked = settings.model_copy(update={"preference": settings.preference.model_copy(update={"local": settings.preference.local.model_copy(update={"precision": expected})})})
-    device = preflight.Device("this one", 16, 1, bfloat16=real, gpus=int(gpu))
+    device = memory.Device("this one", 16, 1, bfloat16=real, gpus=int(gpu))
     assert preflight.judge_memory(settings, device) == preflight.judge_memory(asked, device)
 
 

@@ -1,5 +1,6 @@
 """The preflight: its counts are exact, its memory is what is measured, and what does not fit stops before anything starts."""
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -12,8 +13,8 @@ from small import make_model, make_tokenizer
 
 from hippo_utils import manifest, paths
 from hippo_utils.params import Lora, Params, ParamsError, Training, load, load_runs, resolve
-from hippo_utils.training import preflight
-from hippo_utils.training.preflight import DEVICES, GIB, Device
+from hippo_utils.training import memory, preflight
+from hippo_utils.training.memory import DEVICES, GIB, Device
 
 CPU = Device("a CPU", 64, 0.02, gpus=0)
 _spec = importlib.util.spec_from_file_location("benchmark", ROOT / "benchmarks" / "preflight.py")
@@ -30,7 +31,7 @@ PARAMETERS = {"meta-llama/Llama-2-7b-hf": 6_738_415_616, "meta-llama/Llama-2-13b
 # --- counts ----------------------------------------------------------------------------------------------------------
 
 def test_the_table_of_bases_has_their_parameters():
-    assert {name: shape.parameters() for name, shape in preflight.BASES.items()} == PARAMETERS
+    assert {name: shape.parameters() for name, shape in memory.BASES.items()} == PARAMETERS
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral"])
@@ -39,12 +40,12 @@ def test_parameters_are_those_of_the_real_model(family, targets, tmp_path):
     from hippo_utils.training import models
     lora = Lora(rank=4, alpha=8, targets=targets)
     model = make_model(make_tokenizer(tmp_path), family=family)
-    shape = preflight.from_config(model.config.to_dict(), "this one")
+    shape = memory.from_config(model.config.to_dict(), "this one")
     training = Training(epochs=1, learning_rate=1e-3, schedule="constant", warmup=0.0, batch=1, max_length=64, precision="float32")
-    assert (shape.parameters(), preflight.trainable(shape, training)) == (model.num_parameters(), model.num_parameters())
+    assert (shape.parameters(), memory.trainable(shape, training)) == (model.num_parameters(), model.num_parameters())
     counted = models.parameters(models.add_lora(model, lora))
     adapted = training.model_copy(update={"lora": lora})
-    assert preflight.trainable(shape, adapted) == counted["trainable"]
+    assert memory.trainable(shape, adapted) == counted["trainable"]
     assert shape.parameters() + counted["trainable"] == counted["parameters"]
 
 
@@ -108,7 +109,7 @@ def test_what_saves_memory_saves_memory_in_the_model():
     a100 = DEVICES["a100-40"]
 
     def need(training=step.training, device=a100) -> dict[str, int]:
-        return preflight.memory(step.shape, training, device, step.loss)
+        return memory.peak(step.shape, training, device, step.loss)
 
     usual, half = need(), need(step.training.model_copy(update={"batch": 4, "accumulation": 4}))
     assert half["activations"] * 2 == usual["activations"] and half["weights"] == usual["weights"]
@@ -194,7 +195,7 @@ def test_a_proposal_for_a_study_or_a_file_elsewhere_says_where_it_belongs(home, 
 
 def test_what_would_be_refused_hours_later_is_refused_now(home, monkeypatch):
     monkeypatch.delenv("SLURM_JOB_NODELIST", raising=False)
-    monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert failed(CPU, "mini_llama", "pretraining.cp.devices=2", "pretraining.cp.accelerate=fsdp2", "instruction.sft.nodes=2", "preference.dpo.attention=flash_attention_2") == [
         "devices: pretraining.cp.accelerate is fsdp2, which shares a model out over GPUs, and a CPU is none; take ddp",
         *["nodes: instruction.sft.nodes is 2; start this run as a job of the cluster (--slurm), or set it to 1"] * 2,
@@ -203,7 +204,7 @@ def test_what_would_be_refused_hours_later_is_refused_now(home, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "word")
     assert failed(CPU, "mini_llama", "instruction.sft.nodes=2") == []
     here = Device("NVIDIA A100", 80, 312)
-    monkeypatch.setattr(preflight, "_memory", lambda: 64 * GIB)
+    monkeypatch.setattr(preflight, "host_memory", lambda: 64 * GIB)
     said = failed(here, "hippo_llama", "pretraining.cp.attention=flash_attention_2", "preference.dpo.lora.bits=4")
     assert [words.partition(",")[0] for words in said] == ["attention: pretraining.cp.attention is flash_attention_2", "4 bit: preference.dpo.lora.bits needs bitsandbytes"]
     assert failed(DEVICES["a100-80"], "hippo_llama", "pretraining.cp.attention=flash_attention_2") == [], "what is installed there is not known here"
@@ -237,9 +238,9 @@ def test_new_tokens_count_as_the_model_counts_them(home, tmp_path):
     from peft import get_peft_model
     lora = Lora(rank=4, alpha=8, targets=["gate_proj"], new_tokens=True)
     counted = models.parameters(get_peft_model(model, models.lora_config(lora, model, tokenizer)))["trainable"]
-    shape = preflight.replace(preflight.from_config(model.config.to_dict(), "this one"), new_tokens=new)
+    shape = dataclasses.replace(memory.from_config(model.config.to_dict(), "this one"), new_tokens=new)
     training = Training(epochs=1, learning_rate=1e-3, schedule="constant", warmup=0.0, batch=1, max_length=64, precision="float32", lora=lora)
-    assert preflight.trainable(shape, training) == counted
+    assert memory.trainable(shape, training) == counted
     more = load("hippo_llama", ["pretraining.new_tokens=1000", "instruction.sft.lora.new_tokens=true"])
     assert preflight.shape_of(more)[0].vocabulary == 33000
 
@@ -251,7 +252,7 @@ def test_a_damaged_base_stops_the_run_in_a_sentence(home, tmp_path, content, wor
     with pytest.raises(manifest.StageError, match=f"is damaged \\({words}\\); fetch the model again"):
         preflight.check(load("hippo_llama", [f"pretraining.base={tmp_path}"]), DEVICES["h200"], manifest.STAGES)
     (tmp_path / "model.safetensors.index.json").write_text(content)
-    assert preflight.lacks(str(tmp_path)) == "no readable model.safetensors.index.json"
+    assert memory.lacks(str(tmp_path)) == "no readable model.safetensors.index.json"
 
 
 def test_precision_and_context_are_requirements_too(home):
@@ -287,25 +288,25 @@ def test_this_machines_device_is_read_from_nvidia_smi(tmp_path, monkeypatch):
     tool.write_text("#!/bin/sh\necho 'Tesla T4, 15360, 7.5'\necho 'Tesla T4, 15360, 7.5'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(preflight, "_built_for_the_cpu", lambda: False)
-    device = preflight.this_device(1)
+    monkeypatch.setattr(memory, "_built_for_the_cpu", lambda: False)
+    device = memory.this_device(1)
     assert (device.name, device.memory, device.bfloat16, device.gpus) == ("Tesla T4", 15.0, False, 2) and device.teraflops == DEVICES["t4"].teraflops
     tool.write_text("#!/bin/sh\necho 'NVIDIA L40S, 46068, 8.9'\n")
-    assert preflight.this_device(1).teraflops == DEVICES["l40s"].teraflops and preflight.this_device(1).bfloat16
+    assert memory.this_device(1).teraflops == DEVICES["l40s"].teraflops and memory.this_device(1).bfloat16
     tool.write_text("#!/bin/sh\necho 'NVIDIA GB10, [N/A], 12.1'\n")
-    shared = preflight.this_device(1)
-    assert shared.gpus == 1 and shared.bfloat16 and shared.memory == pytest.approx(preflight._memory() / GIB)
-    monkeypatch.setattr(preflight, "_built_for_the_cpu", lambda: True)
-    unused = preflight.this_device(1)
+    shared = memory.this_device(1)
+    assert shared.gpus == 1 and shared.bfloat16 and shared.memory == pytest.approx(memory.host_memory() / GIB)
+    monkeypatch.setattr(memory, "_built_for_the_cpu", lambda: True)
+    unused = memory.this_device(1)
     assert unused.gpus == 0 and unused.name == "this CPU (NVIDIA GB10 is not used: the PyTorch that is installed was built without CUDA)"
     assert "run: toy_cpu" in preflight.as_params_file(load("mini_llama").model_copy(update={"run": "toy"}), {}, unused)[0]
     tool.unlink()
-    assert preflight.this_device(1).name == "this CPU"
+    assert memory.this_device(1).name == "this CPU"
 
 
 def test_a_pytorch_without_cuda_is_known_without_importing_it():
     import torch
-    assert preflight._built_for_the_cpu() == (torch.version.cuda is None and torch.version.hip is None)
+    assert memory._built_for_the_cpu() == (torch.version.cuda is None and torch.version.hip is None)
 
 
 def failed(device: Device, name: str = "hippo_llama", *changes: str) -> list[str]:
@@ -315,7 +316,7 @@ def failed(device: Device, name: str = "hippo_llama", *changes: str) -> list[str
 
 def test_what_notebooks_hold_beside_the_training_counts_too(home, monkeypatch):
     """What is looked at around a training, the judge of 04, the processes' copies on the host, and the key of an endpoint."""
-    monkeypatch.setattr(preflight, "_memory", lambda: 64 * GIB)
+    monkeypatch.setattr(preflight, "host_memory", lambda: 64 * GIB)
     monkeypatch.setenv("OPENAI_API_KEY", "word")
     small = [f"{step}={number}" for step, number in (("pretraining.cp.batch", 1), ("instruction.sft.batch", 1), ("preference.dpo.batch", 1), ("evaluation.batch_tokens", 4096))]
     assert [words.partition(" in its")[0] for words in failed(Device("a GPU", 16.2, 100), "hippo_llama", *small)] == ["memory: looking at SFT"]

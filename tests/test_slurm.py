@@ -15,7 +15,7 @@ from test_faults import finished, quick_done, quick_template  # noqa: F401  (fix
 from hippo_utils import manifest
 from hippo_utils.corpus import hub
 from hippo_utils.params import ParamsError, load
-from hippo_utils.training import preflight, slurm
+from hippo_utils.training import memory, slurm
 
 SBATCH = '''#!{python}
 """Stands in for sbatch: runs the job here and now, each task of an array in turn, if all it waits for went well; with HIPPO_HOLD it only queues."""
@@ -272,12 +272,12 @@ def test_with_their_data_sets_jobs_are_written_and_models_are_the_jobs_affair(da
 
 
 def test_a_model_is_whole_with_all_its_weights_and_its_tokenizer(tmp_path):
-    assert preflight.lacks("nobody/nothing") == "no config.json"
+    assert memory.lacks("nobody/nothing") == "no config.json"
     found = []
     for name, text in (("config.json", "{}"), ("model.safetensors.index.json", '{"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}'),
                        ("one.safetensors", ""), ("two.safetensors", ""), ("tokenizer.json", "{}")):
         (tmp_path / name).write_text(text)
-        found.append(preflight.lacks(str(tmp_path)))
+        found.append(memory.lacks(str(tmp_path)))
     assert found == ["no weights", "no one.safetensors", "no two.safetensors", "no tokenizer", None]
 
 

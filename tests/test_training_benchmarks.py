@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hippo_utils.training import preflight
+from hippo_utils.training import memory
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -31,7 +31,7 @@ def test_the_7b_benchmark_builds_the_shape_that_the_preflight_foresees(tmp_path)
     from hippo_utils.training import models
     model = module.make_model(module.TINY, "float32", None, module.make_tokenizer(tmp_path))
     assert models.parameters(model)["parameters"] == module.TINY.parameters()
-    assert preflight.BASES["meta-llama/Llama-2-7b-hf"].parameters() == 6_738_415_616, "the size of LLaMA-2-7B"
+    assert memory.BASES["meta-llama/Llama-2-7b-hf"].parameters() == 6_738_415_616, "the size of LLaMA-2-7B"
 
 
 @pytest.mark.slow

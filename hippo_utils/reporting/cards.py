@@ -76,9 +76,9 @@ def licence_of(base: str | None, named: str | None = None) -> Licence:
 
 def licence_copies(stage: Stage, folder: Path, licence: Licence) -> Licence:
     """Copy the licence files that lie beside the base, whose terms ask for it; the licence with a notice that says what has to be added where there is none."""
-    from hippo_utils.training import preflight
+    from hippo_utils.training import memory
     base = stage.settings.pretraining.base
-    config = preflight.config_file(base, stage.settings.pretraining.revision) if base else None
+    config = memory.config_file(base, stage.settings.pretraining.revision) if base else None
     beside = sorted(file for file in config.parent.iterdir() if file.is_file()) if config else []
     terms = [file for file in beside if file.name.upper().startswith(("LICENSE", "LICENCE", "USE_POLICY"))]
     for file in terms:
@@ -274,7 +274,7 @@ def merge(stage: Stage, row: str, folder: Path) -> dict:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from hippo_utils.training import models, preflight
+    from hippo_utils.training import memory, models
     model, tokenizer = models.load_pretrained(*models.base_of(stage))  # on the CPU: two models in float32 are more than most GPUs hold
     texts = records.read("document", stage.input("01_corpus", "held_out.parquet"))["text"].head(8)
     length = min(64, *(len(ids) for ids in tokenizer(list(texts))["input_ids"]))
@@ -295,7 +295,7 @@ def merge(stage: Stage, row: str, folder: Path) -> dict:
         if change > MERGE_BAR:
             raise StageError(f"merging {name} in float32 changes a logit by {change:.1e}, more than {MERGE_BAR:.0e}; the merged model is not the trained one")
     base = stage.settings.pretraining.base
-    config = preflight.config_file(base, stage.settings.pretraining.revision) if base else stage.input("02_pretraining", "base") / "config.json"
+    config = memory.config_file(base, stage.settings.pretraining.revision) if base else stage.input("02_pretraining", "base") / "config.json"
     stored = json.loads(config.read_text(encoding="utf-8")) if config else {}
     precision = stored.get("dtype") or stored.get("torch_dtype") or "float32"
     model.to(getattr(torch, precision)).save_pretrained(folder)
@@ -380,6 +380,9 @@ def push(folders: list[Path], namespace: str) -> None:
         for folder in folders:
             kind = "dataset" if folder.name.endswith("-data") else "model"
             repository = api.create_repo(f"{namespace}/{folder.name}", repo_type=kind, private=True, exist_ok=True).repo_id
+            if not api.repo_info(repository, repo_type=kind).private:  # it was there, and stays as it was
+                raise StageError(f"{repository} is on the hub already and public; make it private there, or send {paths.shown(folder)} with "
+                                 f"`hf upload {repository} {paths.shown(folder)} --repo-type {kind}` if everybody is to see it")
             api.upload_folder(repo_id=repository, folder_path=folder, repo_type=kind, commit_message="Shared from its manifests")
             print(f"sent to {repository} ({kind}, private)")
     except (HTTPError, OSError, RuntimeError) as error:  # no connection is no OSError here

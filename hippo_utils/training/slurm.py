@@ -21,7 +21,7 @@ import yaml
 
 from hippo_utils import manifest, paths
 from hippo_utils.params import Params, ParamsError, Resources, load_runs
-from hippo_utils.training import preflight
+from hippo_utils.training import memory, preflight
 
 
 def groups(runs: list[Params], stage: str) -> list[list[Params]]:
@@ -63,7 +63,7 @@ def nodes(settings: Params, stage: str) -> int:
 def enough(settings: Params, stages: list[str], given: str, asked_for: list[str]) -> None:
     """Refuse a run that does not fit the cluster's GPUs, or whose stages ask for less time or memory than the preflight foresees."""
     try:
-        device = preflight.named(settings.cluster.device)
+        device = memory.named(settings.cluster.device)
     except ParamsError as error:
         raise ParamsError(f"{settings.run}: cluster.device: {error}") from None
     preflight.check(settings, device, tuple(stages), given, asked_for)
@@ -77,7 +77,7 @@ def enough(settings: Params, stages: list[str], given: str, asked_for: list[str]
         if (hours := sum(step.hours(device) for step in trainings)) > asked.hours:
             raise ParamsError(f"{settings.run}: {where}.hours is {asked.hours:g}, and the trainings of {stage} take about {hours:.1f} hours on {device.name}, "
                               "without loading, evaluation and saving; ask for more")
-        if (merging := preflight.merging_memory(trainings) / preflight.GIB) > asked.memory:
+        if (merging := preflight.merging_memory(trainings) / memory.GIB) > asked.memory:
             raise ParamsError(f"{settings.run}: {where}.memory is {asked.memory} GiB, and merging adapters in float32 in {stage} takes {merging:.1f} GiB; ask for more")
 
 
@@ -192,7 +192,7 @@ def needs_network(settings: Params, fetch: str) -> list[str]:
     read += [("judge", judge.model, judge.revision)] if judge and "04_preference" in due else []
     read += [("baseline", baseline.model, baseline.revision) for baseline in settings.evaluation.baselines if "05_evaluation" in due]
     missing += [f"the {what} {model} is not on this machine, or not whole: {lacks} (fetch it on a node with a network: hf download {model})"
-               for what, model, revision in read if (lacks := preflight.lacks(model, revision))]
+               for what, model, revision in read if (lacks := memory.lacks(model, revision))]
     missing += [f"{stage} asks {endpoint.model} at an endpoint; run it on a node with a network" for stage, endpoint in preflight.endpoints(settings) if stage in due]
     return missing
 
