@@ -217,7 +217,7 @@ def _tokenizer_file(settings: Params) -> Path | None:
 def _of_training(step: Step, device: Device, here: bool) -> list[tuple[bool, str]]:
     """What one training needs of a device, and of this machine if it is to run here."""
     t, where, found = step.training, step.where, []
-    if t.devices > max(1, device.gpus) and here and device.gpus:
+    if here and 0 < device.gpus < t.devices:
         found.append((False, f"devices: {where}.devices is {t.devices}, this machine has {device.gpus}"))
     if t.nodes > 1 and here and not os.environ.get("SLURM_JOB_NODELIST"):
         found.append((False, f"nodes: {where}.nodes is {t.nodes}; start this run as a job of the cluster (--slurm), or set it to 1"))
