@@ -246,13 +246,13 @@ def test_runs_that_ask_for_different_machines_are_no_array(toy):
 
 
 def test_offline_jobs_that_would_need_the_hub_are_refused_before_they_wait(home, capsys):
-    assert slurm.main(["hippo_llama", "--set", "cluster.offline=true"]) == 2
+    assert slurm.main(["hippo_llama", "--submit", "--set", "cluster.offline=true"]) == 2
     said = capsys.readouterr().err
     assert "the base meta-llama/Llama-2-7b-hf is not on this machine, or not whole: no config.json (fetch it on a node with a network" in said and "lacks " in said and "python -m hippo_utils.corpus fetch hippo_llama" in said
     assert "04_preference asks gpt-4 at an endpoint; run it on a node with a network" in said
     assert slurm.main(["mini_llama", "--set", "cluster.offline=true"]) == 0, "the mini world needs no network"
     local = ["--set", "cluster.offline=true", "--set", "preference.judge=local", "--set", "preference.local={model: some/judge, method: generation}"]
-    assert slurm.main(["mini_llama", *local]) == 2 and "the judge some/judge is not on this machine" in capsys.readouterr().err
+    assert slurm.main(["mini_llama", "--submit", *local]) == 2 and "the judge some/judge is not on this machine" in capsys.readouterr().err
 
 
 def test_jobs_without_their_data_sets_are_refused_before_they_wait(home, queue, tmp_path, capsys):
@@ -262,11 +262,16 @@ def test_jobs_without_their_data_sets_are_refused_before_they_wait(home, queue, 
     assert "offline" not in said and "some/judge" not in said and re.search(r"^error: hippo_llama: \S*/my data lacks GBaker/MedQA-USMLE-4-options, .*, qiaojin/PubMedQA", said)
     assert "(on a node with a network: python -m hippo_utils.corpus fetch hippo_llama --set 'corpus.data_root=my data')" in said
     assert not (tmp_path / "book.json").exists()
+    assert slurm.main(["hippo_llama", "--set", "corpus.data_root=my data"]) == 0, "to look at the scripts, none is needed"
+    said = capsys.readouterr().out
+    assert "hippo_llama: 7 jobs in " in said and re.search(r"^  before they are sent: \S*/my data lacks GBaker/MedQA-USMLE-4-options, ", said, re.M)
 
 
 def test_with_their_data_sets_jobs_are_written_and_models_are_the_jobs_affair(data, capsys):
-    assert slurm.main(["hippo_llama"]) == 0 and "7 jobs" in capsys.readouterr().out
-    assert slurm.main(["hippo_llama", "--set", "cluster.offline=true"]) == 2
+    assert slurm.main(["hippo_llama"]) == 0
+    said = capsys.readouterr().out
+    assert "7 jobs" in said and "before they are sent" not in said
+    assert slurm.main(["hippo_llama", "--submit", "--set", "cluster.offline=true"]) == 2
     said = capsys.readouterr().err
     assert "cluster.offline is set, and the base meta-llama/Llama-2-7b-hf is not on this machine" in said and "lacks" not in said
 

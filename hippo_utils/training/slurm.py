@@ -216,11 +216,13 @@ def main(arguments: list[str]) -> int:
             fetch = shlex.join(["python", "-m", "hippo_utils.corpus", "fetch", given, *data])
             if missing := [words for settings in runs for words in needs_network(settings, fetch)]:
                 offline = "cluster.offline is set, and " if any(settings.cluster.offline for settings in runs) else ""
-                raise ParamsError(f"{name}: {offline}{'; '.join(dict.fromkeys(missing))}")
+                missing = [f"{offline}{'; '.join(dict.fromkeys(missing))}"]
+                if options.submit:
+                    raise ParamsError(f"{name}: {missing[0]}")
             if options.submit and (waiting := queued(name)):
                 raise ParamsError(f"{name}: its jobs {', '.join(waiting)} are in the queue already; wait for them, or take them back: scancel {' '.join(waiting)}")
-            ready.append((name, chain(name, runs, study)))
-        for name, jobs in ready:
+            ready.append((name, chain(name, runs, study), missing))
+        for name, jobs, missing in ready:
             if not jobs:
                 print(f"{name}: everything is up to date; no job to write")
                 continue
@@ -230,6 +232,8 @@ def main(arguments: list[str]) -> int:
             else:
                 for file, waits in jobs:
                     print(f"  {file.name}" + (f" after {', '.join(before.stem for _, before in waits)}" if waits else ""))
+                for words in missing:
+                    print(f"  before they are sent: {words}")
         return 0
     except (ParamsError, manifest.StageError) as error:
         print(f"error: {error}", file=sys.stderr)
