@@ -88,7 +88,7 @@ SMALL = {  # the smallest data of every figure, in the columns that its notebook
     "judge": [{"panel": panel, "x": x, "y": 0.4, "low": 0.3, "high": 0.5, "fair": 0.5} for panel, x in (("place", "place 1"), ("length", "1–9"), ("winner", "clinician"))],
     "judge_noise": [{"run": f"errors_{x}", "series": "all", "x": x, "y": 0.2 - x, "low": 0.1 - x, "high": 0.3 - x} for x in (0.0, 0.4)],
     "preference": curve("loss", "loss") + bar("accuracy", "fact", "CP+SFT", "CP+SFT+DPO"),
-    "study": [{"group": group, "setting": setting, "stages": stages, "runs": 1, "accuracy": 0.5, "low": 0.4, "high": 0.6}
+    "study": [{"group": group, "setting": setting, "stages": stages, "benchmark": "knowledge", "runs": 1, "accuracy": 0.5, "low": 0.4, "high": 0.6}
               for group in ("seen", "held_out") for setting in ("all", "patients") for stages in ("base", "SFT", "CP+SFT")],
     "timeline": paper.timeline().to_dict("records"),
     "stages": [row | {"group": group, "accuracy": 0.5, "low": 0.4, "high": 0.6, "shortcut": 0.3} for group in ("seen", "held_out", "control") for row in grid()],

@@ -11,7 +11,7 @@ import pandas as pd
 
 from hippo_utils.chinese import amounts, tokens
 from hippo_utils.miniworld.anesthesia.world import FACTS, FILES
-from hippo_utils.statistics import bootstrap
+from hippo_utils.statistics import bootstrap, wilson
 
 # Drugs that the tables do not have but whose names hold one of theirs, and other names of theirs: what each is counted as.
 OTHER_NAMES = {name: name for name in ("阿芬太尼", "艾司氯胺酮", "左布比卡因", "异丙肾上腺素", "阿曲库铵", "氢吗啡酮", "阿扑吗啡", "低分子肝素", "类肝素")} | {
@@ -113,7 +113,7 @@ def table(joined: pd.DataFrame, *, seed: int, resamples: int = 1000) -> pd.DataF
     Columns: stages, benchmark, group, n; bleu, rouge1, rouge2, rougeL and length (units of chinese.tokens), each a 95 %
     bootstrap interval over questions, those about one entity drawn together; reference_length; checked = questions whose reference
     names a drug or an amount that the question does not; agrees = the share of these whose answer names just the same, with
-    its interval; how many answers have each fault of COUNTS; the signature of BLEU. An answer with nothing in it scores 0.
+    its interval (Wilson's where none or all do); how many answers have each fault of COUNTS; the signature of BLEU. An answer with nothing in it scores 0.
     """
     drugs, texts = drug_names(), (joined["answer"].tolist(), joined["reference"].tolist())
     signature = bleu(*(text[:1] for text in texts))[1]
@@ -133,7 +133,11 @@ def table(joined: pd.DataFrame, *, seed: int, resamples: int = 1000) -> pd.DataF
             line |= _with_ends(name, bootstrap(part[name].to_numpy(), **how))
         line |= _with_ends("length", bootstrap(part["answer_length"].to_numpy(), **how)) | {"reference_length": part["reference_length"].mean(), "checked": int(part["checked"].sum())}
         some = part[part["checked"]]
-        line |= _with_ends("agrees", bootstrap(some["agrees"].to_numpy(float), seed=seed, clusters=some["cluster"].to_numpy(), resamples=resamples) if len(some) else (np.nan,) * 3)
+        if some["agrees"].nunique() > 1:
+            agrees = bootstrap(some["agrees"].to_numpy(float), seed=seed, clusters=some["cluster"].to_numpy(), resamples=resamples)
+        else:  # none or all: no resample differs, and an interval without a width would be a lie
+            agrees = wilson(int(some["agrees"].sum()), len(some)) if len(some) else (np.nan,) * 3
+        line |= _with_ends("agrees", agrees)
         lines.append(line | {name: int((part[name] > 0).sum()) for name in COUNTS} | {"bleu_signature": signature})
     return pd.DataFrame(lines)
 

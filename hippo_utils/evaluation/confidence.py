@@ -343,7 +343,9 @@ def conclusions(settings: pd.DataFrame, groups: pd.DataFrame, repaired: pd.DataF
             new = after.loc[row["stages"]]
             lines.append(f"{row['stages']}: a temperature of {new['temperature']:.3g}, fitted on other items, takes the NLL from {new['nll_before']:.2f} to {new['nll_after']:.2f} "
                          f"(change {new['nll_change_low']:+.2f} to {new['nll_change_high']:+.2f}), the ECE from {new['ece_before']:.3f} to {new['ece_after']:.3f} "
-                         f"({new['ece_after_low']:.3f} to {new['ece_after_high']:.3f}) and mean confidence to {new['mean_confidence_after']:.0%}; not one prediction changes.")
+                         f"({new['ece_after_low']:.3f} to {new['ece_after_high']:.3f}) and mean confidence to {new['mean_confidence_after']:.0%}; not one prediction changes."
+                         + (" The likelihood gains and the calibration error grows: a few confident errors set the temperature, and the model is now too modest."
+                            if new["ece_after"] > new["ece_before"] and new["nll_after"] < new["nll_before"] else ""))
     arrived = final(list(overall["stages"]))
     last = groups[groups["stages"] == arrived]
     if len(last) > 1:

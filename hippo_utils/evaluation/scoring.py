@@ -192,9 +192,10 @@ def control_test(joined: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     """Is any stage better than the better guesser on control items, all knowledge benchmarks pooled? It must not be.
 
     One-sided exact binomial test of each row's accuracy against the guesser's (n items taken as independent, which makes the
-    alarm more sensitive, not less), Holm over the rows. Columns: stages, protocol, n, accuracy, guess, p, p_holm.
+    alarm more sensitive, not less), Holm over the rows. Columns: stages, protocol, n, accuracy, guess, p, p_holm, and noticed_from,
+    the accuracy that alone among the rows would have raised the alarm: what so few items let pass.
     """
-    from scipy.stats import binomtest
+    from scipy.stats import binom, binomtest
     rule = shortcut_accuracies(found[found["group"] == "control"])
     guess = float(rule[(rule["benchmark"] == POOLED) & (rule["group"] == "control")]["accuracy"].max())
     pooled = with_pools(joined[joined["group"] == "control"])
@@ -205,7 +206,8 @@ def control_test(joined: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
         rows.append({"stages": stages, "protocol": protocol, "n": n, "accuracy": right / n, "guess": guess,
                      "p": float(binomtest(right, n, guess, alternative="greater").pvalue)})
     table = in_order(pd.DataFrame(rows))
-    return table.assign(p_holm=holm(table["p"].to_numpy()))
+    noticed = [next((right / n for right in range(n + 1) if len(table) * binom.sf(right - 1, n, guess) <= 0.05), np.nan) for n in table["n"]]
+    return table.assign(p_holm=holm(table["p"].to_numpy()), noticed_from=noticed)
 
 
 def for_rationales(items: pd.DataFrame) -> pd.DataFrame:

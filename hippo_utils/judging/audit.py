@@ -67,7 +67,7 @@ def audit(candidates: pd.DataFrame, judgements: pd.DataFrame, verdicts: pd.DataF
     for kind in ("all", *sorted(candidates["kind"].unique())) if candidates["kind"].nunique() > 1 else ("all",):
         part = (decided["kind"] == kind) | (kind == "all")
         for author in sorted({author for authors in candidates["authors"] for author in authors}):
-            add(f"{author} won", f"decided questions, {kind}", winner[part] == author, decided["id"][part], 1 / answers)
+            add(f"{author} won", f"decided questions, {kind}", winner[part] == author, decided["id"][part])
     if reference is not None:
         both = verdicts[verdicts["id"].isin(reference.index)]
         labels = np.array([[-1 if best is None or best != best else best, reference[name]] for name, best in zip(both["id"], both["best"])], dtype=int)

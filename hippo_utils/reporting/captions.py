@@ -1,7 +1,7 @@
 """The title of every figure, in one place. Editing one redraws figures and runs nothing."""
 
 TITLES = {
-    "corpus": "What the models read: tokens per source",
+    "corpus": "What the corpus holds: tokens per source, before mixing",
     "study": "The settings of a study side by side, zero-shot",
     "pretraining": "Training the base and continued pre-training (CP)",
     "instruction": "Instruction tuning (SFT) from the base and from CP",
@@ -12,7 +12,7 @@ TITLES = {
     "stages": "What each stage adds, zero-shot",
     "prompting": "The same model, prompted differently",
     "scoring": "The same model on the same items, scored differently",
-    "uncertainty": "Probability given to the prediction (the form of the paper's figure 3)",
+    "uncertainty": "Probability given to the prediction (the form of Hippocrates' figure 3)",
     "reliability": "How often the model is right when it says so",
     "risk_coverage": "Errors left when the model may abstain",
     "subjects": "Confidence and accuracy by subject",
@@ -20,17 +20,17 @@ TITLES = {
     "protocols": "The same models, scored differently",
     "crossfilter": "Generated rows, scored by the other model and by their own",
     "generators": "Training the base and the two generators",
-    "filters": "What the filter and what the order of training are worth (AneCQ)",
+    "filters": "What the filter and what the stages of training are worth (AneCQ)",
     "answers": "Free answers against their references",
 }
 MINI_MARK = "mini run · synthetic exams · not comparable with the paper · not for clinical use"
 SMALL_MARK = "smaller base and less data than the paper's · not comparable with it · not for clinical use"
 PAPER_MARK = "not for clinical use"
 PUBLISHED = {"timeline"}  # figures that show nothing but the paper's numbers
-PUBLISHED_MARK = "published values of arXiv 2404.16621; nothing here was measured by this project"
+PUBLISHED_MARK = "published values of arXiv 2404.16621; nothing here was measured by this project · not for clinical use"
 
 TABLES = {  # what each table says, for the page
-    "corpus": "What the models read: rows and tokens per source", "contamination": "Overlap of the training texts with the exams (\"flagged at\" counts every match, also of removed texts and short questions; \"flagged\" what counts)",
+    "corpus": "What the corpus holds: rows and tokens per source, before mixing", "contamination": "Overlap of the training texts with the exams (\"flagged at\" counts every match, also of removed texts and short questions; \"flagged\" what counts)",
     "leaks": "Which source leaks which benchmark", "licences": "Licences of the sources", "cleaning": "What each cleaning rule changed and dropped",
     "accounts": "Where every row went", "beside_the_paper": "The corpus beside the paper's figures",
     "pretraining": "Perplexity on texts held aside", "instructions": "The instruction mixture", "judge": "What the judge decided",

@@ -171,7 +171,7 @@ def _judge(figure: Figure, frame: pd.DataFrame) -> None:
         axes.bar(range(len(part)), part["y"], color=PALETTE[9], width=0.7)
         spread = [(part["y"] - part["low"]).clip(lower=0), (part["high"] - part["y"]).clip(lower=0)]
         axes.errorbar(range(len(part)), part["y"], yerr=np.array(spread), fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
-        if len(part):
+        if part["fair"].notna().any():
             axes.axhline(part["fair"].iloc[0], color="black", linestyle="--", linewidth=0.8)
         axes.set_xticks(range(len(part)), [str(name).replace(" ", "\n") for name in part["x"]])
         axes.set(title=title, xlabel=label, ylim=(0, 1.05))
@@ -240,8 +240,13 @@ def _study(figure: Figure, frame: pd.DataFrame) -> None:
     figure.set_size_inches(SIZE, 0.9 + 1.9 * len(groups))
     panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False)[:, 0]
     for axes, group in zip(panels, groups):
-        _bars(axes, frame[frame["group"] == group], "setting", "stages", STAGE_COLOURS)
-        axes.set(ylabel="accuracy", ylim=(0, 1.05), title=_group_names(frame)[group])
+        part = frame[frame["group"] == group]
+        _bars(axes, part, "setting", "stages", STAGE_COLOURS)
+        benchmark = part["benchmark"].iloc[0]
+        items = "one-step knowledge items" if benchmark == "knowledge" else BENCHMARK_NAMES.get(benchmark, benchmark)
+        axes.set(ylabel="accuracy", ylim=(0, 1.05), title=f"{'all groups' if group == 'all' else _group_names(frame)[group]}; {items}")
+    runs = sorted(set(frame["runs"]))
+    panels[-1].set_xlabel("whiskers: 95 % interval of one run" if runs == [1] else f"whiskers: smallest to largest of {' or '.join(map(str, runs))} runs")
     _legend(figure, panels[0])
 
 

@@ -8,7 +8,8 @@ import pandas as pd
 from hippo_utils import manifest, paths
 
 BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- end of results -->)", re.DOTALL)
-DATA = [("study_corpora", "the documents of continued pre-training", "SFT"), ("study_instructions", "the instructions", "CP")]  # and what is left without any
+DATA = [("study_corpora", "the documents of continued pre-training", "SFT", "*none*: SFT on the base, without CP"),  # and what is left without any
+        ("study_instructions", "the instructions", "CP", "*none*: CP without SFT; no setting has mini_llama's worked two-step answers, so *both* is not mini_llama")]
 ROWS = [("base", "base"), ("CP", "+ CP"), ("SFT", "+ SFT"), ("CP+SFT", "+ CP + SFT"), ("CP+SFT+DPO", "+ CP + SFT + DPO")]
 
 
@@ -45,17 +46,19 @@ def hypnos(run: str) -> list[str]:
     read = {name: pd.read_csv(paths.REFERENCE / run / f"table_{name}.csv") for name in ("arms", "pooled", "filters", "curriculum", "claims")}
     points = lambda row, value: f"{100 * row[value]:+.1f} ({100 * row[value + '_low']:+.1f} to {100 * row[value + '_high']:+.1f})"
     lines = ["", f"{run} (Hypnos): generated rows that are right by the fact tables, in % with the 95 % interval, and what keeping half of them does.", "",
-             "| rows | n | right | gain, points | facts with a right row |", "| --- | --- | --- | --- | --- |"]
+             "| rows | n | right | of the readable | gain, points | facts with a right row |", "| --- | --- | --- | --- | --- | --- |"]
     names = {"all": "all that were new", "cross": "half, by the other model (cross-filtering)", "same": "half, by their own model", "random": "half, at random"}
     lines += [f"| {names[row['arm']]} | {row['n']} | {100 * row['right']:.1f} ({100 * row['right_low']:.1f}–{100 * row['right_high']:.1f}) "
+              f"| {100 * row['right'] * row['n'] / (row['n'] - row['unreadable']):.1f} (n = {row['n'] - row['unreadable']}) "
               f"| {points(row, 'gain') if row['arm'] != 'all' else ''} | {row['facts_right']} |" for row in read["arms"].to_dict("records")]
+    lines += ["", "Rows whose question asks for nothing in the tables (unreadable) count as not right: part of what a filter gains is leaving those out."]
     groups = ("held_out", "seen", "control")
     pooled = read["pooled"].query("benchmark == 'knowledge' and protocol == 'option_text'")
     counts = ", ".join(f"{pooled[pooled['group'] == group]['n'].iloc[0]} {group.replace('_', '-')}" for group in groups)
     lines += ["", f"Zero-shot accuracy in % on AneCQ ({counts} items; chance is 25). *Seen* facts stand in the seed tasks, *held-out* facts only in what the generators have read, *control* facts nowhere.",
               "", "| | held-out | seen | control |", "| --- | --- | --- | --- |"]
     lines += [f"| {stages} | " + " | ".join(cell(pooled, stages=stages, group=group) for group in groups) + " |" for stages in pooled["stages"].unique()]
-    lines += ["", "What the filter and the order are worth, on the same items (difference in points):", ""]
+    lines += ["", "What the filter and the general stage before the specialty are worth, on the same items (difference in points; the order itself is compared in `params/study_hypnos.yaml`):", ""]
     lines += [f"* {row['stages']} against {row['compared_with']}, {row['group'].replace('_', '-')}: {points(row, 'difference')}, n = {row['n']}."
               for name in ("filters", "curriculum") for row in read[name].query("group != 'all' and group != 'control'").to_dict("records")]
     lines += [""] + [f"* {'Holds' if row['holds'] else 'FAILS'}: {row['claim']} ({measured(row)})." for row in read["claims"].to_dict("records")]
@@ -64,7 +67,8 @@ def hypnos(run: str) -> list[str]:
 
 def hippocrates(runs: list[str]) -> list[str]:
     """Markdown: the ablation on pooled knowledge items by group, preference accuracy and the claims."""
-    lines = ["Zero-shot accuracy in % with its 95 % interval, on all one-step knowledge items (chance is about 23; seed 0, option-text log-likelihood):", "",
+    lines = ["Zero-shot accuracy in % with its 95 % Wilson interval, on all one-step knowledge items (chance is about 23; seed 0, option-text log-likelihood). It takes items as "
+             "independent; several ask about one drug or disease, and with those drawn whole, as the differences below are, an interval is up to about twice as wide.", "",
              "| | " + " | ".join(f"{run}: {group}" for run in runs for group in ("held-out", "seen", "control")) + " |",
              "| --- |" + " --- |" * (3 * len(runs))]
     pooled = {run: pd.read_csv(paths.REFERENCE / run / "table_pooled.csv") for run in runs}
@@ -80,6 +84,7 @@ def hippocrates(runs: list[str]) -> list[str]:
         parts = [f"{kind} {row['before']:.2f} → {row['after']:.2f} ({row['difference']:+.2f}, {row['difference_low']:+.2f} to {row['difference_high']:+.2f}; n = {row['n']:.0f})"
                  for kind, row in preference.iterrows()]
         lines.append(f"* {run}, preference accuracy on held-out questions before → after DPO: " + "; ".join(parts) + ".")
+    lines.append("\nIn these pairs the questions are held out; the sentences of manner, by which *style* pairs differ, are the same 18 as in training.")
     lines += ["", "Each run checks claims whose bars were set beforehand (`table_claims`):", "", "| claim | " + " | ".join(runs) + " |", "| --- |" + " --- |" * len(runs)]
     claims = {run: pd.read_csv(paths.REFERENCE / run / "table_claims.csv") for run in runs}
     for number in range(len(claims[runs[0]])):
@@ -114,7 +119,7 @@ def seeds(study: str = "study_seeds") -> list[str]:
 def data() -> list[str]:
     """Markdown of the committed studies of the data: each part alone, CP + SFT on pooled knowledge items, beside all of it and none."""
     lines = []
-    for study, what, without in DATA:
+    for study, what, without, note in DATA:
         folder = paths.REFERENCE / study
         if not folder.is_dir():
             continue
@@ -122,7 +127,7 @@ def data() -> list[str]:
         spread = spread.query("protocol == 'option_text' and shots == 0")
         first = spread["setting"].iloc[0]
         lines += ["", f"What {what} are worth (`params/{study}.yaml`, seed 0; each part in its own size, so fewer tokens alone): CP + SFT, zero-shot, in % with "
-                  f"the 95 % interval, and the difference to *{first}* on the same held-out items in points.", "",
+                  f"the 95 % interval, and the difference to *{first}* on the same held-out items in points ({note}).", "",
                   f"| | held-out | seen | held-out, against {first} |", "| --- | --- | --- | --- |"]
         for setting, stages in [*((setting, "CP+SFT") for setting in spread["setting"].unique()), (first, without)]:
             rows = spread[(spread["setting"] == setting) & (spread["stages"] == stages)].set_index("group")
