@@ -21,7 +21,7 @@ ANY = ["{e}的{n}是{v}", "{e}的{n}包括{v}", "{v}是{e}的{n}", "谈到{e}，
 STATEMENTS = {  # by attribute, or by (kind, attribute) where kinds say it differently
     "class": ["{e}属于{v}", "{v}里有{e}"], "mechanism": ["{e}的作用在于{v}", "靠{v}发挥作用的有{e}"],
     "use": ["{e}可用于{v}", "遇到{v}可选{e}"], "adverse_effect": ["{e}可引起{v}", "出现{v}要想到{e}"],
-    "contraindication": ["{v}属{e}的禁忌", "{e}不宜用于{v}"], "reversal": ["{v}可对抗{e}", "对抗{e}用{v}"],
+    "contraindication": ["{v}属{e}的禁忌或慎用情况", "{e}禁用或慎用于{v}"], "reversal": ["{v}可对抗{e}", "对抗{e}用{v}"],
     "dose": ["{e}按{v}给药", "{v}是{e}的用量"], "onset": ["{e}起效为{v}", "{v}起效的有{e}"],
     "feature": ["{e}有{v}的特点", "{v}是{e}的特点"], "monitoring": ["用{e}要监测{v}", "{v}是{e}的监测内容"],
     ("patient", "monitoring"): ["{e}要重点监测{v}", "{v}是{e}的监测重点"],
