@@ -288,7 +288,7 @@ def test_the_readme_says_what_the_reference_says():
 
 def test_what_the_data_are_worth_is_read_from_the_committed_studies():
     lines = summary.data()
-    for study, _, without in summary.DATA:
+    for study, _, without, _ in summary.DATA:
         spread, against = (pd.read_csv(paths.REFERENCE / study / f"table_{name}.csv") for name in ("spread", "settings"))
         held_out = spread.query("benchmark == 'knowledge' and group == 'held_out' and protocol == 'option_text' and shots == 0").set_index(["setting", "stages"])["mean"]
         first, *others = spread["setting"].unique()

@@ -351,7 +351,7 @@ def test_prose_in_a_real_notebook_retrains_nothing(tiny):
 
 def test_a_caption_draws_again_and_executes_nothing(tiny):
     captions = tiny.root / "hippo_utils" / "reporting" / "captions.py"
-    captions.write_text(captions.read_text().replace("What the models read", "What was read"))
+    captions.write_text(captions.read_text().replace("What the corpus holds", "What was read"))
     assert "What was read" in captions.read_text() and tiny.due() == []
     printed = tiny("tiny")
     assert executed(printed) == [] and "nothing was executed" in printed
