@@ -244,6 +244,9 @@ def test_the_text_carries_the_numbers_of_the_tables():
     assert f"CP: says {row['mean_confidence']:.0%} on average and is right in {row['accuracy']:.0%} (n = 600); ECE {row['ece']:.3f}" in text
     assert f"{row['auroc']:.2f}" in text and "separates right from wrong" in text
     assert "SFT: most over-confident on" in text and "the same weights under 2 settings" in text and "sets that promise 90%" in text
+    assert "the calibration error grows" not in text
+    worse = repaired.assign(nll_before=1.6, nll_after=1.3, ece_before=0.15, ece_after=0.24)
+    assert "The likelihood gains and the calibration error grows" in "\n".join(confidence.conclusions(table, confidence.by(answered, "group", **ANY), worse, covered, shots=5))
 
 
 # --- the notebooks ---------------------------------------------------------------------------------------------------

@@ -268,6 +268,10 @@ def test_a_planted_leak_raises_the_alarm_and_guessing_does_not(guessers):
     fair = pd.concat([control_answers(guessers, "base", 0.25, 1), control_answers(guessers, "CP", 0.25, 2)])
     quiet = scoring.control_test(fair, guessers)
     assert (quiet["p_holm"] > 0.05).all() and quiet["n"].iloc[0] == (fair[fair["stages"] == "CP"]["steps"] == 1).sum() > 30
+    from scipy.stats import binom
+    for row in quiet.to_dict("records"):  # one item less would pass unnoticed
+        noticed, p = round(row["noticed_from"] * row["n"]), lambda right: len(quiet) * binom.sf(right - 1, row["n"], row["guess"])
+        assert p(noticed) <= 0.05 < p(noticed - 1) and row["noticed_from"] > row["guess"]
     leak = scoring.control_test(pd.concat([fair, control_answers(guessers, "CP+SFT", 0.6, 3)]), guessers).set_index("stages")
     assert leak.loc["CP+SFT", "p_holm"] < 0.01 and (leak.loc[["base", "CP"], "p_holm"] > 0.05).all()
     assert 0.2 < leak["guess"].iloc[0] < 0.5

@@ -159,6 +159,7 @@ def test_the_table_of_answers_keeps_doses_apart_from_words():
     assert a["drugs_missing"] == 0, "the question names the drug already"
     assert a["bleu_low"] <= a["bleu"] <= a["bleu_high"] and a["rougeL_low"] <= a["rougeL"] <= a["rougeL_high"] and "tok:zh" in a["bleu_signature"]
     assert b["bleu"] == b["rougeL"] == b["agrees"] == b["length"] == 0 and b["amounts_missing"] == 3 and b["reference_length"] == 18
+    assert b["agrees_low"] == 0 and 0.5 < b["agrees_high"] < 0.6, "none of three is no proof of none: Wilson's interval, and not one without a width"
 
 
 def test_answers_find_their_questions():
